@@ -1,0 +1,1 @@
+"""The coordinator. It sees signed updates, never observations."""

@@ -1,0 +1,1 @@
+"""Vocabulary that every party may know: studies, rosters, signals, privacy, rounds. No patient, no torch."""
