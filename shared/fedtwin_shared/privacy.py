@@ -60,6 +60,8 @@ class PrivacyEvent:
     def __post_init__(self) -> None:
         if not 0 < self.sampling_rate <= 1:
             raise ValueError(f"expected 0 < sampling_rate <= 1, found {self.sampling_rate}")
+        if self.mechanism is Mechanism.GAUSSIAN and self.sampling_rate != 1:
+            raise ValueError(f"expected sampling_rate 1 for an unsampled mechanism, found {self.sampling_rate}")
         if not self.count >= 0:
             raise ValueError(f"expected count >= 0, found {self.count}")
         if self.mechanism is Mechanism.NOT_PRIVATE:
@@ -77,7 +79,11 @@ def compute_epsilon(events: Sequence[PrivacyEvent], *, delta: float) -> float:
     - anything without noise: ∞
     - more of the same event never costs less
     """
-    return _epsilon(pld.PLDAccountant(value_discretization_interval=PLD_INTERVAL), events, delta)
+    ran = _collapse(events)
+    if ran is not None and [event.sampling_rate for event in ran] == [1]:
+        # Balle, Wang (ICML 2018) Theorem 8: the exact ε of one Gaussian.
+        return float(dp_accounting.get_epsilon_gaussian(ran[0].noise_multiplier, _check_delta(delta)))
+    return _epsilon(pld.PLDAccountant(value_discretization_interval=PLD_INTERVAL), ran, delta)
 
 
 def compute_epsilon_renyi(events: Sequence[PrivacyEvent], *, delta: float) -> float:
@@ -85,21 +91,38 @@ def compute_epsilon_renyi(events: Sequence[PrivacyEvent], *, delta: float) -> fl
 
     Source: Mironov, Talwar, Zhang (arXiv 1908.10530) §3.3; conversion of Canonne, Kamath, Steinke (NeurIPS 2020).
     """
-    return _epsilon(rdp.RdpAccountant(orders=RENYI_ORDERS), events, delta)
+    return _epsilon(rdp.RdpAccountant(orders=RENYI_ORDERS), _collapse(events), delta)
 
 
-def _epsilon(accountant: Any, events: Sequence[PrivacyEvent], delta: float) -> float:
-    if not 0 < delta < 1:
-        raise ValueError(f"expected 0 < delta < 1, found {delta}")
-    ran = [event for event in events if event.count > 0]
-    if any(event.mechanism is Mechanism.NOT_PRIVATE for event in ran):
+def _epsilon(accountant: Any, ran: Sequence[PrivacyEvent] | None, delta: float) -> float:
+    _check_delta(delta)
+    if ran is None:
         return math.inf
     for event in ran:
         gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
-        sampled = event.mechanism is Mechanism.POISSON_GAUSSIAN and event.sampling_rate < 1
-        one = dp_accounting.PoissonSampledDpEvent(event.sampling_rate, gaussian) if sampled else gaussian
-        accountant.compose(one, event.count)
+        one = dp_accounting.PoissonSampledDpEvent(event.sampling_rate, gaussian)
+        accountant.compose(one if event.sampling_rate < 1 else gaussian, event.count)
     return float(accountant.get_epsilon(delta)) if ran else 0.0
+
+
+def _check_delta(delta: float) -> float:
+    if not 0 < delta < 1:
+        raise ValueError(f"expected 0 < delta < 1, found {delta}")
+    return delta
+
+
+def _collapse(events: Sequence[PrivacyEvent]) -> list[PrivacyEvent] | None:
+    """Merge all unsampled Gaussians into the one that is exactly their composition; None: something had no noise."""
+    ran = [event for event in events if event.count > 0]
+    if any(event.mechanism is Mechanism.NOT_PRIVATE for event in ran):
+        return None
+    plain = [event for event in ran if event.sampling_rate == 1]
+    rest = [event for event in ran if event.sampling_rate < 1]
+    if not plain:
+        return rest
+    # Dong, Roth, Su (JRSS B 2022) Corollary 3.3: μ-Gaussian privacy composes as μ² = Σ μᵢ², with μ = 1/noise.
+    noise = sum(event.count / event.noise_multiplier**2 for event in plain) ** -0.5
+    return [*rest, PrivacyEvent(mechanism=Mechanism.GAUSSIAN, noise_multiplier=noise)]
 
 
 def calibrate_noise(event: PrivacyEvent, budget: PrivacyBudget, *, tolerance: float = 1e-3) -> float:

@@ -1,0 +1,106 @@
+"""Reading what people wrote (TOML), and freezing it: a study together with its roster, signed by the coordinator."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ValidationError
+
+from fedtwin_shared.errors import ConfigurationError, VerificationError
+from fedtwin_shared.roster import Roster
+from fedtwin_shared.signing import canonical_json, sign_envelope, verify_envelope
+from fedtwin_shared.study import Study
+
+STUDY_TYPE = "application/vnd.fedtwin.study+json"
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedStudy:
+    """A study and its roster, verified, and the envelope that they came in."""
+
+    study: Study
+    roster: Roster
+    envelope: bytes
+
+
+def read_toml(path: Path, kind: type[Kind]) -> Kind:
+    """Return the file as a checked record.
+
+    Raises `ConfigurationError` naming the file, the first wrong field, what was expected and what was found.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigurationError(file=path, expected="a readable file", found=err.strerror or "none") from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigurationError(file=path, expected="TOML", found=str(err)) from err
+    return check_document(document, kind, file=path)
+
+
+def check_document(document: object, kind: type[Kind], *, file: Path | str) -> Kind:
+    """Return `document` as a record of `kind`. Raises `ConfigurationError` as `read_toml` does."""
+    try:
+        return kind.model_validate(document)
+    except ValidationError as err:
+        first = err.errors()[0]
+        expected = first["msg"].removeprefix("Value error, expected ").removeprefix("Value error, ")
+        found = repr(first["input"])
+        raise ConfigurationError(
+            file=file,
+            field=".".join(map(str, first["loc"])),
+            expected=expected,
+            found=found if len(found) <= 80 else f"{found[:77]}…",
+        ) from err
+
+
+def sign_study(study: Study, roster: Roster, key: Ed25519PrivateKey) -> bytes:
+    """Return the envelope of the study and its roster, signed by the coordinator.
+
+    Raises `VerificationError` when the study names another roster or a participant that the roster lacks.
+    """
+    check_agreement(study, roster)
+    payload = canonical_json({"roster": roster.model_dump(mode="json"), "study": study.model_dump(mode="json")})
+    return sign_envelope(payload, payload_type=STUDY_TYPE, key=key)
+
+
+def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") -> SignedStudy:
+    """Return the study and roster in `envelope`.
+
+    Raises `VerificationError` unless
+      (1) the holder of the public key `coordinator` signed it;
+      (2) its payload is canonical and is a valid study and roster;
+      (3) the study names this roster, every participant is in it, and its coordinator is the signer.
+    """
+    # (1)
+    verified = verify_envelope(envelope, payload_type=STUDY_TYPE, trusted={coordinator: "coordinator"})
+    # (2)
+    document = json.loads(verified.payload)
+    if canonical_json(document) != verified.payload or set(document) != {"roster", "study"}:
+        raise VerificationError(file=file, field="payload", expected="canonical study and roster", found="another form")
+    try:
+        roster = check_document(document["roster"], Roster, file=file)
+        study = check_document(document["study"], Study, file=file)
+    except ConfigurationError as err:
+        raise VerificationError(file=file, field=err.field, expected=err.expected, found=err.found) from err
+    # (3)
+    check_agreement(study, roster)
+    if roster.coordinator.public_key != verified.signer:
+        raise VerificationError(file=file, field="roster.coordinator", expected="the signer", found="another key")
+    return SignedStudy(study=study, roster=roster, envelope=envelope)
+
+
+def check_agreement(study: Study, roster: Roster) -> None:
+    """Raise `VerificationError` unless the study names this roster and only sites of it."""
+    if study.roster != roster.digest:
+        raise VerificationError(field="study.roster", expected=roster.digest, found=study.roster)
+    known = {site.name for site in roster.sites}
+    for part in study.participants:
+        if part.site not in known:
+            raise VerificationError(field="study.participants", expected="sites of the roster", found=part.site)

@@ -1,0 +1,359 @@
+"""The signed agreement: what is asked, of whom, on which signals, by which model, at which price in privacy.
+
+Design note: everything that could depend on a patient is a constant here (sampling rate, denominators, clipping,
+noise, weights, edges), because a constant that a hospital approved cannot leak and a number in a message can lie.
+A study names a model from the closed registry (`fedtwin_shared.models`); it never ships code.
+A study is written as TOML, checked strictly, and frozen as canonical JSON, in which numbers that are not integers
+are decimal strings. Its digest is in every later message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from fedtwin_shared.privacy import Mechanism, PrivacyBudget, PrivacyEvent, compute_epsilon
+from fedtwin_shared.roster import Name
+from fedtwin_shared.signal import CATEGORIES, SIGNALS
+from fedtwin_shared.signing import canonical_json, digest
+
+
+def _parse_number(value: object) -> object:
+    """Accept the decimal strings of canonical JSON beside TOML's own numbers."""
+    return float(value) if isinstance(value, str) else value
+
+
+def _refuse_infinite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    return value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_parse_number),
+    AfterValidator(_refuse_infinite),
+    PlainSerializer(repr, return_type=str, when_used="json"),
+]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Rate = Annotated[Number, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Statistic = Literal["mean", "min", "max", "first", "last", "sd", "slope", "count", "observed"]
+Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class Section(BaseModel):
+    """One table of a study file: frozen, strict, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Participant(Section):
+    """What the plan fixes about one site.
+
+    patients: public nominal number of training patients; the denominator of every mean of gradients.
+    weight: public weight of its update; weights are divided by their sum over the sites that answered.
+    """
+
+    site: Name
+    patients: Count
+    weight: Positive = 1.0
+
+
+class Cohort(Section):
+    """Which patients: those with the outcome recorded and all of `requires` observed or known."""
+
+    minimum_patients: Count
+    requires: Annotated[tuple[Key, ...], Field(strict=False)] = ()
+
+
+class Series(Section):
+    """One signal over time, reduced in every time step to some statistics.
+
+    hinges: adds max(0, z - 1) and max(0, -z - 1) of every statistic, so that a linear model sees both extremes.
+    """
+
+    signal: Key
+    statistics: Annotated[tuple[Statistic, ...], Field(min_length=1, strict=False)] = ("mean",)
+    hinges: bool = False
+
+
+class Fact(Section):
+    """One number known at admission, repeated over time."""
+
+    signal: Key
+    hinges: bool = False
+
+
+class Features(Section):
+    """How a patient becomes x[windows, time, features].
+
+    Windows of `window_hours` start at admission, one after the other; each has window_hours / step_hours time steps.
+    """
+
+    window_hours: Positive
+    windows: Count = 1
+    step_hours: Positive
+    series: Annotated[tuple[Series, ...], Field(strict=False)] = ()
+    facts: Annotated[tuple[Fact, ...], Field(strict=False)] = ()
+    categories: Annotated[tuple[Key, ...], Field(strict=False)] = ()
+    site_indicator: bool = False
+    carry_forward: bool = False
+    limit: Positive = 4.0  # z-scores beyond ± limit are set to it
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps in one window."""
+        return round(self.window_hours / self.step_hours)
+
+    @model_validator(mode="after")
+    def _check(self) -> Features:
+        if not (self.series or self.facts or self.categories):
+            raise ValueError("expected at least one of series, facts, categories")
+        if not math.isclose(self.steps * self.step_hours, self.window_hours):
+            raise ValueError("expected window_hours to be a multiple of step_hours")
+        of_series, of_facts = [part.signal for part in self.series], [part.signal for part in self.facts]
+        for name in (*of_series, *of_facts):
+            if name not in SIGNALS:
+                raise ValueError(f"expected a signal of the Signal table, found {name!r}")
+        for name in self.categories:
+            if name not in CATEGORIES:
+                raise ValueError(f"expected a category of the Category table, found {name!r}")
+        for group in (of_series, of_facts, self.categories):
+            if len(set(group)) != len(group):
+                raise ValueError("expected every signal and category once")
+        return self
+
+
+class Split(Section):
+    """Who is held out. `hash`: by a keyed digest of the patient id; `column`: by the file, in simulations only."""
+
+    rule: Literal["hash", "column"] = "hash"
+    test_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.25
+    salt: str = "fedtwin"
+
+
+class Model(Section):
+    """A model of the closed registry and its size."""
+
+    name: Literal["logistic", "mlp", "lstm", "tcn"]
+    hidden: Count = 16
+    layers: Count = 1
+    kernel: Count = 3
+    mask_as_input: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Training(Section):
+    """Rounds, and what a site does in one round.
+
+    positive_weight: constant weight of patients with the outcome in the loss.
+    average_from_round: the released model is the mean of the global models from this round on (0: the last one).
+    """
+
+    algorithm: Literal["fedavg", "fedprox", "fedadam", "fedyogi"] = "fedavg"
+    rounds: Count
+    local_steps: Count = 1
+    learning_rate: Positive
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    weight_decay: NonNegative = 0.0
+    proximal: NonNegative = 0.0
+    server_learning_rate: Positive = 1.0
+    positive_weight: Positive = 1.0
+    average_from_round: Annotated[int, Field(ge=0)] = 0
+    minimum_sites: Count
+    patience_seconds: Positive = 30.0  # after this, a round goes on with minimum_sites
+    deadline_seconds: Positive = 300.0  # after this, a round without minimum_sites ends the run
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if self.average_from_round > self.rounds:
+            raise ValueError("expected average_from_round <= rounds")
+        if self.patience_seconds > self.deadline_seconds:
+            raise ValueError("expected patience_seconds <= deadline_seconds")
+        if (self.algorithm == "fedprox") != (self.proximal > 0):
+            raise ValueError("expected proximal > 0 with fedprox and only then")
+        return self
+
+
+class Privacy(Section):
+    """The price. One patient may spend (epsilon, delta); the mechanism is fixed.
+
+    mode: `local`: every site adds its own whole noise and trusts nobody; `none`: simulations only.
+    sampling_rate: probability with which a patient takes part in a step.
+    noise_multiplier: noise sd on the sum of clipped gradients ÷ clip.
+    spare_rounds: rounds that may be trained a second time after a crash; they are part of the price.
+    """
+
+    mode: Literal["local", "none"] = "local"
+    epsilon: Positive
+    delta: Annotated[Number, Field(gt=0, lt=1)]
+    sampling_rate: Rate = 1.0
+    clip: Positive = 1.0
+    noise_multiplier: NonNegative
+    spare_rounds: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Privacy:
+        if (self.mode == "none") != (self.noise_multiplier == 0):
+            raise ValueError('expected noise_multiplier > 0, or 0 with mode "none"')
+        return self
+
+
+class Evaluation(Section):
+    """Score histograms: one score per test patient, per class, over public edges, with Gaussian noise.
+
+    rounds: the rounds whose model is evaluated (0: the initial one); the released model is evaluated after the last.
+    noise_multiplier: noise sd ÷ √(number of overlapping groups); 0 with privacy mode `none` only.
+    bins, low, high: bins of equal width in the logit of the score between low and high, plus one at either end.
+    """
+
+    rounds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
+    bins: Annotated[int, Field(ge=2, le=1000)] = 40
+    low: Number = -6.0
+    high: Number = 6.0
+    noise_multiplier: NonNegative
+    subgroups: Annotated[tuple[Key, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluation:
+        if not self.low < self.high:
+            raise ValueError("expected low < high")
+        if list(self.rounds) != sorted(set(self.rounds)):
+            raise ValueError("expected rounds in increasing order, each once")
+        for name in self.subgroups:
+            if name not in CATEGORIES:
+                raise ValueError(f"expected a category of the Category table, found {name!r}")
+        return self
+
+
+class Study(Section):
+    """A whole study.
+
+    - it cannot be written down at a price above its own budget: the accountant's ε of the whole plan is checked
+    """
+
+    format: Literal[1] = 1
+    name: Name
+    version: Count
+    question: Annotated[str, Field(min_length=1)]
+    outcome: Key
+    roster: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    participants: Annotated[tuple[Participant, ...], Field(min_length=1, strict=False)]
+    cohort: Cohort
+    features: Features
+    split: Split = Split()
+    model: Model
+    training: Training
+    privacy: Privacy
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        names = [part.site for part in self.participants]
+        if len(set(names)) != len(names):
+            raise ValueError("expected every participant once")
+        if self.training.minimum_sites > len(names):
+            raise ValueError("expected training.minimum_sites <= the number of participants")
+        if self.evaluation.rounds and self.evaluation.rounds[-1] >= self.training.rounds:
+            raise ValueError("expected evaluation.rounds < training.rounds: the released model is evaluated anyway")
+        if (self.evaluation.noise_multiplier == 0) != (self.privacy.mode == "none"):
+            raise ValueError('expected evaluation.noise_multiplier > 0, or 0 with privacy.mode "none"')
+        if self.privacy.mode != "none":
+            price = self.price()
+            if not price <= self.privacy.epsilon:
+                raise ValueError(f"expected privacy.epsilon >= the price of the plan, {price:.4f}")
+        return self
+
+    @property
+    def budget(self) -> PrivacyBudget:
+        """The most one patient may spend in this study."""
+        return PrivacyBudget(epsilon=self.privacy.epsilon, delta=self.privacy.delta)
+
+    @property
+    def planned_steps(self) -> int:
+        """Private steps that one site may ever run for this study."""
+        return self.training.local_steps * (self.training.rounds + self.privacy.spare_rounds)
+
+    @property
+    def planned_evaluations(self) -> int:
+        """Histograms that one site may ever release for this study: the named rounds and the released model."""
+        return len(self.evaluation.rounds) + 1 + self.privacy.spare_rounds
+
+    def training_event(self, steps: int) -> PrivacyEvent:
+        """What `steps` steps are to one training patient."""
+        if self.privacy.mode == "none":
+            return PrivacyEvent(mechanism=Mechanism.NOT_PRIVATE, noise_multiplier=0.0, count=steps)
+        return PrivacyEvent(
+            mechanism=Mechanism.POISSON_GAUSSIAN,
+            noise_multiplier=self.privacy.noise_multiplier,
+            sampling_rate=self.privacy.sampling_rate,
+            count=steps,
+        )
+
+    def evaluation_event(self, releases: int) -> PrivacyEvent:
+        """What `releases` histograms are to one test patient."""
+        if self.privacy.mode == "none":
+            return PrivacyEvent(mechanism=Mechanism.NOT_PRIVATE, noise_multiplier=0.0, count=releases)
+        return PrivacyEvent(
+            mechanism=Mechanism.GAUSSIAN, noise_multiplier=self.evaluation.noise_multiplier, count=releases
+        )
+
+    def spent(self, *, steps: int, releases: int) -> float:
+        """Return the nominal ε of the patient who spent most.
+
+        A patient is in the training or in the test part, decided by their own id alone, so the two compose in
+        parallel: the maximum, not the sum.
+        """
+        delta = self.privacy.delta
+        trained = compute_epsilon([self.training_event(steps)], delta=delta)
+        tested = compute_epsilon([self.evaluation_event(releases)], delta=delta)
+        return max(trained, tested)
+
+    def price(self) -> float:
+        """Return the ε of the whole plan, spare rounds included."""
+        return self.spent(steps=self.planned_steps, releases=self.planned_evaluations)
+
+    def participant(self, site: str) -> Participant | None:
+        """Return what the plan fixes about `site`, or None when it takes no part."""
+        return next((part for part in self.participants if part.site == site), None)
+
+    def feature_names(self) -> tuple[str, ...]:
+        """Return the name of each feature in the order of the tensors' last dimension."""
+        parts: list[str] = []
+        for series in self.features.series:
+            for statistic in series.statistics:
+                parts += _with_hinges(f"{series.signal}.{statistic}", series.hinges)
+        for fact in self.features.facts:
+            parts += _with_hinges(fact.signal, fact.hinges)
+        for key in self.features.categories:
+            parts += [f"{key}={level}" for level in CATEGORIES[key].levels]
+        if self.features.site_indicator:
+            parts += [f"site={part.site}" for part in self.participants]
+        return tuple(parts)
+
+    def canonical(self) -> bytes:
+        """Return the study's one byte form."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form."""
+        return digest(self.canonical())
+
+
+def _with_hinges(name: str, hinges: bool) -> list[str]:
+    return [name, f"{name}.high", f"{name}.low"] if hinges else [name]
+
+
+def is_held_out(split: Split, patient: str) -> bool:
+    """Return whether the patient is in the test part under rule `hash`: public rule, own id only.
+
+    - the part of one patient does not depend on any other patient
+    """
+    drawn = hashlib.sha256(f"{split.salt}\n{patient}".encode()).digest()[:8]
+    return int.from_bytes(drawn, "big") < split.test_fraction * 2**64
