@@ -4,7 +4,7 @@ Design note: a hospital runs a transport and an executor, a coordinator runs a l
 describes its processes as frozen `Command` records, and one `Supervisor` runs them in the foreground, so that systemd,
 compose and a terminal all see a single process with a clean SIGTERM. Every child leads a session of its own: a Ctrl-C
 on the terminal reaches the supervisor alone, which then asks each child by its own process id, and whatever a child
-has left behind dies with its group. Children are always reaped: Flower's parent monitors take an unreaped zombie for alive.
+has left behind dies with its group. Children are always reaped: Flower takes an unreaped zombie for alive.
 A supervisor that is itself killed with SIGKILL cannot stop its children; systemd and compose kill by control group.
 """
 
