@@ -64,7 +64,7 @@ class Participant(Section):
     weight: Positive = 1.0
 
 
-class Cohort(Section):
+class Eligibility(Section):
     """Which patients: those with the outcome recorded and all of `requires` observed or known."""
 
     minimum_patients: Count
@@ -244,7 +244,7 @@ class Study(Section):
     outcome: Key
     roster: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     participants: Annotated[tuple[Participant, ...], Field(min_length=1, strict=False)]
-    cohort: Cohort
+    cohort: Eligibility
     features: Features
     split: Split = Split()
     model: Model

@@ -1,0 +1,77 @@
+"""`fedtwin audit`: what an auditor can check with the base install, offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedtwin_shared.documents import SignedStudy, verify_study
+from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.privacy import compute_epsilon, compute_epsilon_renyi
+from fedtwin_shared.round import Task, declared_arrays
+
+app = typer.Typer(help="Auditors: what a study may spend, checked without trusting anybody.", no_args_is_help=True)
+
+
+@app.callback()
+def audit() -> None:
+    """Auditors: what a study may spend, checked without trusting anybody."""
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="the signed study, study.signed.json")],
+    key: Annotated[str, typer.Option(help="the coordinator's public key, obtained by another channel: ed25519:…")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Verify a signed study and recompute, with two accountants, what it may cost a patient and what leaves a site."""
+    try:
+        envelope = file.read_bytes()
+    except OSError as err:
+        raise ConfigurationError(file=file, expected="a readable file", found=err.strerror or "none") from err
+    statement = describe_price(verify_study(envelope, coordinator=key, file=file))
+    if as_json:
+        typer.echo(json.dumps(statement, indent=2, sort_keys=True))
+        return
+    table = Table(title=f"{file.name}: signature valid", show_header=False)
+    for name, value in statement.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    Console().print(table)
+
+
+def describe_price(signed: SignedStudy) -> dict[str, object]:
+    """Return what the study may cost one patient, by two accountants, and the arrays that may leave a site."""
+    study = signed.study
+    delta = study.privacy.delta
+    trained = study.training_event(study.planned_steps)
+    tested = study.evaluation_event(study.planned_evaluations)
+    return {
+        "study": f"{study.name} version {study.version}",
+        "digest": study.digest,
+        "unit": "one patient with all their records at one hospital; add or remove one",
+        "budget": {"epsilon": study.privacy.epsilon, "delta": delta},
+        "training": {
+            "mechanism": trained.mechanism.value,
+            "sampling_rate": trained.sampling_rate,
+            "noise_multiplier": trained.noise_multiplier,
+            "steps": trained.count,
+            "epsilon_pld": compute_epsilon([trained], delta=delta),
+            "epsilon_renyi": compute_epsilon_renyi([trained], delta=delta),
+        },
+        "evaluation": {
+            "mechanism": tested.mechanism.value,
+            "noise_multiplier": tested.noise_multiplier,
+            "releases": tested.count,
+            "epsilon_pld": compute_epsilon([tested], delta=delta),
+            "epsilon_renyi": compute_epsilon_renyi([tested], delta=delta),
+        },
+        "leaves_a_site": {
+            task.value: {name: list(shape) for name, shape in declared_arrays(study, task).items()} for task in Task
+        },
+        "sites": [part.site for part in study.participants],
+    }
