@@ -33,16 +33,11 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from fedtwin_shared.errors import FedtwinError
+from fedtwin_shared.flower_environment import FLOWER_OFFLINE
 
 IDLE_SHARE: Final = 0.05  # of the time already spent idle; bounds the latency that polling adds
 LONGEST_IDLE_SECONDS: Final = 3.0  # Flower's own idle poll
 LONGEST_OBJECT_SECONDS: Final = 1.0
-# Read by Flower while it is imported: no telemetry, no look at a package index, no installing what a bundle asks for.
-OFFLINE: Final = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
 
 
 class SuperNodeError(FedtwinError):
@@ -96,7 +91,7 @@ def supernode_arguments(settings: SuperNodeSettings) -> tuple[str, ...]:
 
 def run_supernode(settings: SuperNodeSettings) -> None:
     """Become the SuperNode: sets this process's environment and arguments, then runs Flower's main until a signal."""
-    os.environ.update(OFFLINE, FLWR_HOME=str(settings.directory))
+    os.environ.update(FLOWER_OFFLINE, FLWR_HOME=str(settings.directory))
     settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _only_one(settings.directory):
         from flwr.supernode.cli import flower_supernode  # after the environment: Flower reads it at import
