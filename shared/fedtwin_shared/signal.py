@@ -200,7 +200,7 @@ _ROWS = (
 
 SIGNALS: Mapping[str, Signal] = MappingProxyType({row.key: row for row in _ROWS})
 
-_NO_YES = ("no", "yes")
+_CHARTED = ("yes",)  # nobody charts a "no": absence is unknown
 
 
 def _category(key: str, name: str, code: str, levels: tuple[str, ...]) -> Category:
@@ -210,12 +210,7 @@ def _category(key: str, name: str, code: str, levels: tuple[str, ...]) -> Catego
 
 _CATEGORIES = (
     _category("sex", "Sex", "loinc:46098-0", ("female", "male")),
-    _category(
-        "chest_pain",
-        "Kind of chest pain",
-        "sct:29857009",
-        ("typical_angina", "atypical_angina", "not_angina", "none"),
-    ),
+    _category("chest_pain", "Chest pain", "sct:29857009", ("typical_angina", "atypical_angina", "not_angina", "none")),
     _category("fasting_glucose", "Fasting glucose, mg/dL", "loinc:1558-6", ("up_to_120", "above_120")),
     _category(
         "resting_ecg",
@@ -223,7 +218,65 @@ _CATEGORIES = (
         "loinc:8601-7",
         ("normal", "st_t_abnormality", "ventricular_hypertrophy"),
     ),
-    _category("exercise_angina", "Angina during exercise", "sct:300995000", _NO_YES),
+    _category("exercise_angina", "Angina during exercise", "sct:300995000", ("no", "yes")),
+    # Admission to intensive care
+    _category(
+        "admission_diagnosis",
+        "Main diagnosis at admission to the unit",
+        "loinc:46241-6",
+        (
+            *("cardiac_arrest", "sepsis", "intracranial_bleeding", "stroke", "coma", "pneumonia", "heart_failure"),
+            *("heart_ischaemia", "heart_rhythm", "diabetic_crisis", "overdose_or_withdrawal", "digestive_bleeding"),
+            *("respiratory", "trauma", "other_medical", "heart_surgery", "other_surgery"),
+        ),
+    ),
+    _category(
+        "unit_source",
+        "Where the patient came from",
+        "own:unit_source",
+        ("operating_room", "emergency", "ward", "other_unit", "direct"),
+    ),
+    _category(
+        "days_before_unit",
+        "Days in hospital before the unit",
+        "own:days_before_unit",
+        ("same_day", "next_day", "within_week", "later"),
+    ),
+    _category(
+        "care_limit",
+        "Limits of care that were agreed",
+        "own:care_limit",
+        ("full_therapy", "other_limit", "no_resuscitation", "comfort_only"),
+    ),
+    # Known only where somebody charted it
+    _category("elective_surgery", "After elective surgery", "own:elective_surgery", _CHARTED),
+    _category("glasgow_sedated", "Coma score not scorable, sedated", "own:glasgow_sedated", _CHARTED),
+    _category("metastatic_cancer", "Metastatic cancer", "sct:128462008", _CHARTED),
+    _category("blood_cancer", "Leukaemia or lymphoma", "own:blood_cancer", _CHARTED),
+    _category("liver_failure", "Cirrhosis or liver failure", "own:liver_failure", _CHARTED),
+    _category("immunosuppression", "Immunosuppression", "sct:38013005", _CHARTED),
+    _category("diabetes", "Diabetes", "sct:73211009", _CHARTED),
+    _category("invasive_ventilation", "Ventilated through a tube", "sct:40617009", _CHARTED),
+    _category("mechanical_ventilation", "Mechanical ventilation charted", "own:mechanical_ventilation", _CHARTED),
+    _category("mask_ventilation", "Ventilated through a mask", "sct:428311008", _CHARTED),
+    _category("vasopressor", "Vasopressor or inotrope", "own:vasopressor", _CHARTED),
+    _category("renal_replacement", "Renal replacement", "sct:265764009", _CHARTED),
+    _category("blood_products", "Blood products", "own:blood_products", _CHARTED),
+    _category("sedation", "Sedation", "own:sedation", _CHARTED),
+    _category("bicarbonate_given", "Bicarbonate given", "own:bicarbonate_given", _CHARTED),
+    _category("antibacterials", "Therapeutic antibacterials", "own:antibacterials", _CHARTED),
+    _category("shock", "Shock or hypotension", "sct:27942005", _CHARTED),
+    _category("respiratory_failure", "Respiratory failure", "sct:409622000", _CHARTED),
+    _category("kidney_injury", "Kidney injury", "own:kidney_injury", _CHARTED),
+    _category("mental_change", "Change of mental status", "sct:419284004", _CHARTED),
+    _category("cardiac_arrest_charted", "Cardiac arrest", "sct:410429000", _CHARTED),
+    _category("sepsis_charted", "Sepsis", "sct:91302008", _CHARTED),
+    _category("acidosis", "Acidosis", "sct:51387008", _CHARTED),
+    _category("cancer", "Cancer", "sct:363346000", _CHARTED),
+    _category("coagulation_disorder", "Coagulation disorder", "own:coagulation_disorder", _CHARTED),
+    _category("hepatic_disease", "Liver disease", "own:hepatic_disease", _CHARTED),
+    _category("pneumonia_charted", "Pneumonia", "sct:233604007", _CHARTED),
+    _category("stroke_charted", "Stroke or intracranial bleeding", "own:stroke_charted", _CHARTED),
 )
 
 CATEGORIES: Mapping[str, Category] = MappingProxyType({row.key: row for row in _CATEGORIES})
