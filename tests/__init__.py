@@ -1,0 +1,1 @@
+"""Tests mirror the packages; `contracts/` holds suites for Protocols, `e2e/` real processes."""
