@@ -69,6 +69,7 @@ def test_every_column_and_level_is_in_the_table(source: Path, tmp_path: Path) ->
     observations = pd.read_parquet(tmp_path / "cleveland" / "observations.parquet")
     assert list(observations.columns) == ["patient", "time", "signal", "value", "unit"]
     assert observations.empty
+    assert observations["signal"].cat.categories.tolist() == list(SIGNALS)  # typed although there is no row
 
 
 def test_split_deals_every_patient_once_and_depends_on_the_seed(source: Path, tmp_path: Path) -> None:

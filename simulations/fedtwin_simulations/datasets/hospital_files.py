@@ -16,7 +16,10 @@ from fedtwin_shared.signal import SIGNALS
 
 PATIENTS_FILE = "patients.csv"
 OBSERVATIONS_FILE = "observations.parquet"
-PARTS = ("train", "test")
+
+# The same column types in every site's file, also where a site has no row.
+_SIGNAL_KEYS = pd.CategoricalDtype(list(SIGNALS))
+_UNITS = pd.CategoricalDtype(sorted({row.unit for row in SIGNALS.values()}))
 
 
 class DatasetError(FedtwinError):
@@ -57,9 +60,9 @@ def write_sites(
         {
             "patient": observations["patient"].astype("string"),
             "time": observations["patient"].map(admitted) + pd.to_timedelta(observations["minute"], unit="min"),
-            "signal": observations["signal"].astype("category"),
+            "signal": observations["signal"].astype(_SIGNAL_KEYS),
             "value": observations["value"].astype("float64"),
-            "unit": observations["signal"].map({key: row.unit for key, row in SIGNALS.items()}).astype("category"),
+            "unit": observations["signal"].map({key: row.unit for key, row in SIGNALS.items()}).astype(_UNITS),
         }
     )
     owner = observations["patient"].map(site_of)
