@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.roster import Roster
-from fedtwin_shared.signing import canonical_json, sign_envelope, verify_envelope
+from fedtwin_shared.signing import canonical_json, parse_canonical, sign_envelope, verify_envelope
 from fedtwin_shared.study import Study
 
 STUDY_TYPE = "application/vnd.fedtwin.study+json"
@@ -81,9 +80,9 @@ def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") ->
     # (1)
     verified = verify_envelope(envelope, payload_type=STUDY_TYPE, trusted={coordinator: "coordinator"})
     # (2)
-    document = json.loads(verified.payload)
-    if canonical_json(document) != verified.payload or set(document) != {"roster", "study"}:
-        raise VerificationError(file=file, field="payload", expected="canonical study and roster", found="another form")
+    document = parse_canonical(verified.payload)
+    if not isinstance(document, dict) or set(document) != {"roster", "study"}:
+        raise VerificationError(file=file, field="payload", expected="a study and its roster", found="another form")
     try:
         roster = check_document(document["roster"], Roster, file=file)
         study = check_document(document["study"], Study, file=file)

@@ -61,6 +61,17 @@ def _refuse_inexact(value: object) -> None:
     raise TypeError(f"canonical JSON holds no {type(value).__name__}: write a decimal string")
 
 
+def parse_canonical(data: bytes) -> object:
+    """Return the value of which `data` is the canonical JSON. Raises `VerificationError` for any other bytes."""
+    try:
+        value: object = json.loads(data)
+        if canonical_json(value) == data:
+            return value
+    except (ValueError, TypeError, RecursionError) as err:
+        raise VerificationError(expected="canonical JSON", found="something else") from err
+    raise VerificationError(expected="canonical JSON", found="another form of it")
+
+
 def digest(data: bytes) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

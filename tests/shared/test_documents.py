@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedtwin_shared.documents import STUDY_TYPE, read_toml, sign_study, verify_study
+from fedtwin_shared.errors import ConfigurationError, VerificationError
+from fedtwin_shared.roster import Roster
+from fedtwin_shared.signing import canonical_json, sign_envelope
+from fedtwin_shared.study import Study
+from tests.world import make_world
+
+WORLD = make_world()
+
+
+def test_a_signed_study_round_trips() -> None:
+    envelope = sign_study(WORLD.study, WORLD.roster, WORLD.coordinator)
+    verified = verify_study(envelope, coordinator=WORLD.coordinator_key)
+    assert (verified.study, verified.roster) == (WORLD.study, WORLD.roster)
+
+
+def test_a_study_signed_by_anybody_else_is_refused() -> None:
+    envelope = sign_study(WORLD.study, WORLD.roster, Ed25519PrivateKey.generate())
+    with pytest.raises(VerificationError, match="trusted signer"):
+        verify_study(envelope, coordinator=WORLD.coordinator_key)
+
+
+def test_a_study_for_another_roster_is_never_signed() -> None:
+    with pytest.raises(VerificationError, match="roster"):
+        sign_study(WORLD.study, make_world().roster, WORLD.coordinator)
+
+
+def test_a_participant_that_the_roster_lacks_is_refused() -> None:
+    roster = Roster(version=2, coordinator=WORLD.roster.coordinator, sites=WORLD.roster.sites[1:])
+    study = WORLD.study.model_copy(update={"roster": roster.digest})
+    with pytest.raises(VerificationError, match="participants"):
+        sign_study(study, roster, WORLD.coordinator)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{}",
+        b'{"roster":{},"study":{}}',
+        b"[]",
+        b"[1,2]",
+        b"not json",
+        b"\xff",
+        b"[" * 50_000,
+        b'{"roster":1.5,"study":{}}',
+        canonical_json({"roster": WORLD.roster.model_dump(mode="json"), "study": WORLD.study.model_dump(mode="json")})
+        + b" ",
+    ],
+)
+def test_a_validly_signed_payload_of_another_form_is_refused(payload: bytes) -> None:
+    envelope = sign_envelope(payload, payload_type=STUDY_TYPE, key=WORLD.coordinator)
+    with pytest.raises(VerificationError):
+        verify_study(envelope, coordinator=WORLD.coordinator_key)
+
+
+def test_a_coordinator_that_is_not_the_rosters_is_refused() -> None:
+    other = Ed25519PrivateKey.generate()
+    payload = canonical_json(
+        {"roster": WORLD.roster.model_dump(mode="json"), "study": WORLD.study.model_dump(mode="json")}
+    )
+    from fedtwin_shared.signing import format_public_key
+
+    with pytest.raises(VerificationError, match=r"roster\.coordinator"):
+        verify_study(
+            sign_envelope(payload, payload_type=STUDY_TYPE, key=other),
+            coordinator=format_public_key(other.public_key()),
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "expected"),
+    [
+        ("name = ", "", "TOML"),
+        ("version = 'x'", "name", "Field required"),
+        ('name = "x"\nversion = "1"', "version", "integer"),
+    ],
+)
+def test_a_malformed_file_is_one_message_with_file_field_expected_found(
+    tmp_path: Path, content: str, field: str, expected: str
+) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError) as caught:
+        read_toml(path, Study)
+    assert str(path) in str(caught.value)
+    assert expected in str(caught.value)
+    assert caught.value.field == field
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_binary_file_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file"):
+        read_toml(tmp_path / "none.toml", Study)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\x00")
+    with pytest.raises(ConfigurationError, match="TOML"):
+        read_toml(tmp_path / "binary.toml", Study)
