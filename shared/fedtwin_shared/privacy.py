@@ -21,6 +21,9 @@ from dp_accounting import pld, rdp
 RENYI_ORDERS = (*range(2, 129), 160, 192, 256, 384, 512, 768, 1024)
 PLD_INTERVAL = 1e-4  # width of the discretised privacy-loss grid, dp-accounting's own default
 
+# Every statement of ε carries these words until noise is drawn on an integer grid and a ledger outlives the run.
+CAVEAT = "nominal ε, this run only, float noise, non-cryptographic randomness"
+
 
 class Mechanism(StrEnum):
     """The mechanisms a site can run. Kinds are only ever added; their meaning never changes."""
