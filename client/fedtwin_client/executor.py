@@ -178,6 +178,7 @@ class _Runtime:
     """One connection to the SuperNode's Runtime API, and the task in hand."""
 
     def __init__(self, address: str, *, secret_file: Path | None, poll_seconds: float, stop: threading.Event) -> None:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # or it writes a line for each of 50 polls a second
         self.stop = stop
         self._token = _TaskToken()
         self._poll_seconds = poll_seconds
