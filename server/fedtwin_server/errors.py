@@ -11,3 +11,7 @@ class ControlError(FedtwinError):
 
 class FrontError(FedtwinError):
     """The front cannot serve as configured."""
+
+
+class RunError(FedtwinError):
+    """A run cannot go on: too few sites answered in time, or its state is not what it must be."""

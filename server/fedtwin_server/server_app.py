@@ -1,0 +1,213 @@
+"""The coordinator's ServerApp: asks sites, waits within bounds, verifies what comes back, checkpoints every round.
+
+Design note: everything that decides is in `rounds.py`; here is only what touches Flower's Grid, the clock and the
+store. A round never waits for ever (Flower's own node sampling does), and nothing that a site sends can end a run:
+an answer that does not verify is counted and ignored.
+The same app runs on a real SuperLink and on the one-process Grid of simulations, where every reply is there at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+
+from fedtwin_server.errors import RunError
+from fedtwin_server.release import describe_measurement, describe_record, describe_run
+from fedtwin_server.rounds import (
+    Answers,
+    RoundResult,
+    RunState,
+    finish_round,
+    is_settled,
+    measure,
+    model_to_send,
+    plan_round,
+    release_model,
+)
+from fedtwin_server.run_store import RunStore
+from fedtwin_server.strategy import aggregate_updates
+from fedtwin_shared.documents import SignedStudy
+from fedtwin_shared.errors import VerificationError
+from fedtwin_shared.models import Parameters
+from fedtwin_shared.round import Refusal, RoundPlan, SiteUpdate, Task, sign_round_plan, verify_answer
+from fedtwin_shared.wire import pack, unpack
+
+LOGGER = logging.getLogger("fedtwin.coordinator")
+
+LOOK_SECONDS = 1.0  # between two looks at who is online
+SHORTEST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 1.0
+PAUSE_SHARE = 0.02  # of the time waited so far: polling makes a round at most this much longer, and long ones cheap
+ASKS = 3  # how often one node is asked in one round when the transport fails
+
+# Flower's error codes, which its documentation lists and its public API does not name.
+TRANSPORT_ERRORS = {
+    1: "app-not-loaded",
+    2: "app-failed",
+    3: "message-unavailable",
+    4: "reply-unavailable",
+    5: "node-unavailable",
+    6: "precondition-failed",
+    7: "bundle-refused",
+    8: "app-crashed",
+}
+NOT_SENT = "not-sent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a signed study: what the app needs beside Flower. `clock` counts seconds from anywhere."""
+
+    signed: SignedStudy
+    key: Ed25519PrivateKey
+    store: RunStore
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def make_server_app(open_run: Callable[[Context], Run]) -> ServerApp:
+    """Return the app that conducts the run that `open_run` finds for a Flower context."""
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        conduct(open_run(context), grid)
+
+    return server_app
+
+
+def conduct(run: Run, grid: Grid) -> RunState:
+    """Conduct the run from its stored state to its end and return the final state.
+
+    Raises `RunError` when too few sites answered before a round's deadline; the state then says so.
+
+    - every round is stored before the next one is asked
+    - a run that was killed anywhere and is conducted again ends with the same bits
+    """
+    study, state = run.signed.study, run.store.load()
+    if state.study != study.digest:
+        raise RunError(field="study", expected=f"the run's study {state.study}", found=study.digest)
+    while (plan := plan_round(study, state)) is not None:
+        # The stored state names this plan, so it was durable before the first message goes out.
+        began = run.clock()
+        answers = exchange(run, grid, plan, model_to_send(study, state))
+        result = finish_round(study, state, answers, aggregate=aggregate_updates)
+        run.store.save(result.state)
+        _note(run, result, seconds=run.clock() - began)
+        if not result.counts:
+            raise RunError(
+                field=f"{plan.task} {plan.round}",
+                expected=f"answers of {study.training.minimum_sites} sites",
+                found=f"{len(answers.updates)} within {study.training.deadline_seconds:g} s",
+            )
+        state = result.state
+    run.store.release(release_model(study, state), describe_run(study, state))
+    return state
+
+
+def exchange(run: Run, grid: Grid, plan: RoundPlan, parameters: Parameters) -> Answers:
+    """Ask every node that is online for one task and return what came back.
+
+    - it ends when `is_settled` says so: never later than the study's deadline, plus one request
+    - a node that comes online while the round is open is asked, too
+    """
+    began = run.clock()
+    inbox = _Inbox(run=run, envelope=sign_round_plan(plan, run.key), task=plan.task)
+    content = pack(inbox.envelope, parameters)
+    looked: float | None = None
+    while True:
+        waited = run.clock() - began
+        if looked is None or waited - looked >= LOOK_SECONDS:
+            nodes = inbox.unasked(grid.get_node_ids())
+            messages = [Message(content, node, plan.task.value) for node in nodes]
+            inbox.note_asked(nodes, list(grid.push_messages(messages)) if messages else [])
+            looked = waited
+        for reply in grid.pull_messages(list(inbox.waiting)) if inbox.waiting else ():
+            inbox.take(reply)
+        waited = run.clock() - began
+        if inbox.is_settled(waited):
+            return inbox.answers()
+        run.sleep(min(max(SHORTEST_PAUSE_SECONDS, waited * PAUSE_SHARE), LONGEST_PAUSE_SECONDS))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Inbox:
+    """What is known in one exchange: who was asked, who has answered."""
+
+    run: Run
+    envelope: bytes
+    task: Task
+    waiting: dict[str, int] = field(default_factory=dict)  # message id -> node
+    asked: Counter[int] = field(default_factory=Counter)
+    done: set[int] = field(default_factory=set)  # nodes that need not be asked again
+    by_site: dict[str, SiteUpdate | Refusal] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    unverified: int = 0
+
+    def unasked(self, online: Iterable[int]) -> list[int]:
+        busy = self.done | set(self.waiting.values())
+        return sorted(node for node in online if node not in busy and self.asked[node] < ASKS)
+
+    def note_asked(self, nodes: list[int], message_ids: list[str]) -> None:
+        self.asked.update(nodes)
+        # A message that was too large or malformed has no id, or there is no list at all.
+        sent = {message_id: node for message_id, node in zip(message_ids, nodes, strict=False) if message_id}
+        self.waiting |= sent
+        if lost := len(nodes) - len(sent):
+            self.errors[NOT_SENT] += lost
+
+    def take(self, reply: Message) -> None:
+        node = self.waiting.pop(reply.metadata.reply_to_message_id, None)
+        if node is None:
+            return
+        if reply.has_error():
+            self.errors[TRANSPORT_ERRORS.get(reply.error.code, "unknown")] += 1
+            return
+        self.done.add(node)
+        signed = self.run.signed
+        try:
+            envelope, arrays = unpack(reply.content)
+            answer = verify_answer(
+                envelope, arrays, plan=self.envelope, task=self.task, study=signed.study, roster=signed.roster
+            )
+        except VerificationError as err:
+            self.unverified += 1
+            LOGGER.warning("an answer of node %d was ignored: %s", node, err)
+            return
+        # The first answer of a site stands; a second one could only be another node with the same key.
+        self.by_site.setdefault(answer.site, answer)
+
+    def is_settled(self, waited_seconds: float) -> bool:
+        answers = self.answers()
+        return is_settled(
+            self.run.signed.study,
+            updates=len(answers.updates),
+            refusals=len(answers.refusals),
+            waiting=len(self.waiting),
+            waited_seconds=waited_seconds,
+        )
+
+    def answers(self) -> Answers:
+        everything = self.by_site.values()
+        return Answers(
+            updates=tuple(answer for answer in everything if isinstance(answer, SiteUpdate)),
+            refusals=tuple(answer for answer in everything if isinstance(answer, Refusal)),
+            errors=dict(self.errors),
+            unverified=self.unverified,
+        )
+
+
+def _note(run: Run, result: RoundResult, *, seconds: float) -> None:
+    record = result.record
+    entry = {"event": "round", "counts": result.counts, "seconds": seconds, **describe_record(record)}
+    if result.counts and record.task is Task.EVALUATE:
+        histograms = result.state.histograms[record.round]
+        entry["metrics"] = describe_measurement(measure(run.signed.study, histograms))
+    run.store.note(entry)
