@@ -1,0 +1,77 @@
+"""All of one round's steps at one site: global parameters in, locally trained parameters out."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from fedtwin_client.cohort import Examples
+from fedtwin_client.networks import Network, build_network, extract_parameters
+from fedtwin_client.randomness import Randomness
+from fedtwin_client.training.batch import as_batch, draw_batch
+from fedtwin_client.training.gradient import PlainStep, PrivateStep, Step
+from fedtwin_shared.models import Parameters
+from fedtwin_shared.study import Participant, Study
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    study: Study, participant: Participant, parameters: Parameters, examples: Examples, randomness: Randomness
+) -> Parameters:
+    """Return the parameters after the study's local steps on `examples`, starting from `parameters`.
+
+    Raises `VerificationError` when the parameters do not fit the study, and for no property of a patient.
+
+    - exactly `training.local_steps` steps run, each of them `study.training_event(1)`
+    - sampling rate, denominator, clip, noise and weights are the plan's, never the cohort's
+    - nothing but the parameters comes back: no loss, no count
+    - the optimiser starts afresh every round
+    """
+    torch.set_num_threads(1)  # sums in one order on every machine
+    network = build_network(study, parameters)
+    generator = randomness.generator()
+    step = _make_step(study, participant, network, generator)
+    everybody = as_batch(examples)
+    for _ in range(study.training.local_steps):
+        step(draw_batch(everybody, rate=study.privacy.sampling_rate, generator=generator))
+    if isinstance(step, PrivateStep) and step.discarded:
+        logger.warning("%s: gradients that were not finite counted as zero", study.name)
+    return extract_parameters(study, network)
+
+
+def _make_step(study: Study, participant: Participant, network: Network, generator: torch.Generator) -> Step:
+    training, privacy = study.training, study.privacy
+    weights = list(network.parameters())
+    start = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.SGD(
+        weights, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+
+    def add_proximal() -> None:
+        """FedProx: the gradient of proximal/2 · ‖w − w₀‖² (Li et al., MLSys 2020)."""
+        if training.proximal > 0:
+            for weight, origin in zip(weights, start, strict=True):
+                assert weight.grad is not None
+                weight.grad.add_(weight.detach() - origin, alpha=training.proximal)
+
+    expected = privacy.sampling_rate * participant.patients
+    if privacy.mode == "none":
+        return PlainStep(
+            network,
+            optimizer,
+            expected_batch=expected,
+            positive_weight=training.positive_weight,
+            before_descent=add_proximal,
+        )
+    return PrivateStep(
+        network,
+        optimizer,
+        clip=privacy.clip,
+        noise_multiplier=privacy.noise_multiplier,
+        expected_batch=expected,
+        positive_weight=training.positive_weight,
+        generator=generator,
+        before_descent=add_proximal,
+    )
