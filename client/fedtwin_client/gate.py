@@ -1,0 +1,76 @@
+"""The one door out: the only module that signs with the hospital's key.
+
+Design note: an answer is an update with exactly the arrays that the study declares, or a refusal with a code of a fixed
+list. Neither has a field for a sample size, a loss, a time or a text. An attestation stays in the hospital.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedtwin_shared.errors import VerificationError
+from fedtwin_shared.models import digest_parameters, verify_parameters
+from fedtwin_shared.round import (
+    REFUSAL_TYPE,
+    UPDATE_TYPE,
+    Arrays,
+    Refusal,
+    RefusalCode,
+    Task,
+    UpdateStatement,
+    declared_arrays,
+)
+from fedtwin_shared.signing import (
+    canonical_json,
+    digest,
+    format_public_key,
+    sign_envelope,
+    verify_envelope,
+)
+from fedtwin_shared.study import Study
+
+ATTESTATION_TYPE: Final = "application/vnd.fedtwin.attestation+json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """The hospital's name and its signing key, which nothing else holds."""
+
+    site: str
+    key: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def public_key(self) -> str:
+        """The public half, as the roster writes it."""
+        return format_public_key(self.key.public_key())
+
+    def release(self, plan: bytes, study: Study, task: Task, arrays: Arrays) -> bytes:
+        """Return the signed statement that lets `arrays` leave in answer to `plan` (the envelope as received).
+
+        - Raises `VerificationError` unless the arrays are exactly the declared ones, and finite
+        """
+        checked = verify_parameters(arrays, declared_arrays(study, task))
+        statement = UpdateStatement(site=self.site, plan=digest(plan), arrays=digest_parameters(checked))
+        return sign_envelope(canonical_json(statement.model_dump(mode="json")), payload_type=UPDATE_TYPE, key=self.key)
+
+    def refuse(self, plan: bytes, code: RefusalCode) -> bytes:
+        """Return the signed "no" to `plan`, whatever those bytes are."""
+        refusal = Refusal(site=self.site, plan=digest(plan), code=code)
+        return sign_envelope(canonical_json(refusal.model_dump(mode="json")), payload_type=REFUSAL_TYPE, key=self.key)
+
+    def attest(self, study: str) -> bytes:
+        """Return the hospital's own signed note that enough patients stand behind the study of this digest."""
+        return sign_envelope(self._attestation(study), payload_type=ATTESTATION_TYPE, key=self.key)
+
+    def verify_attestation(self, envelope: bytes, study: str) -> None:
+        """Raise `VerificationError` unless `envelope` is this hospital's attestation of the study of this digest."""
+        own = {self.public_key: self.site}
+        verified = verify_envelope(envelope, payload_type=ATTESTATION_TYPE, trusted=own)
+        if verified.payload != self._attestation(study):
+            raise VerificationError(field="attestation", expected="this study and this site", found="another")
+
+    def _attestation(self, study: str) -> bytes:
+        return canonical_json({"cohort": "attested", "site": self.site, "study": study})

@@ -1,0 +1,104 @@
+"""The studies that this hospital approved: in memory for simulations, in a folder for a real hospital.
+
+Design note: approval is a folder named by the study's digest, with the signed study and the hospital's own attestation
+that enough patients stand behind it. Withdrawing is removing the folder: it takes effect with the next task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fedtwin_client.gate import Gate
+from fedtwin_shared.documents import SignedStudy, verify_study
+from fedtwin_shared.errors import ConfigurationError, VerificationError
+from fedtwin_shared.roster import Roster
+from fedtwin_shared.study import Study
+
+STUDY_FILE: Final = "study.signed.json"
+ATTESTATION_FILE: Final = "attestation.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovedStudy:
+    """A verified study that this hospital approved, and whether it attested enough patients."""
+
+    study: Study
+    roster: Roster
+    attested: bool
+
+
+FindStudy = Callable[[str], ApprovedStudy | None]  # by digest
+
+
+class StudyFolder:
+    """Approved studies on disk; each is verified once in the life of a process.
+
+    - a removed folder is a withdrawn study, from the next call on
+    - a study whose attestation is missing or not this hospital's own is found, but not attested
+    """
+
+    def __init__(self, folder: Path, *, coordinator: str, gate: Gate) -> None:
+        self._folder, self._coordinator, self._gate = folder, coordinator, gate
+        self._verified: dict[str, ApprovedStudy] = {}
+
+    def find(self, digest: str) -> ApprovedStudy | None:
+        """Return the approved study of this digest, or None. Raises `VerificationError` for a damaged one."""
+        if not (self._folder / digest / STUDY_FILE).is_file():
+            self._verified.pop(digest, None)
+            return None
+        if digest not in self._verified:
+            self._verified[digest] = self._verify(digest)
+        return self._verified[digest]
+
+    def digests(self) -> tuple[str, ...]:
+        """Return the digest of every approved study, in order."""
+        if not self._folder.is_dir():
+            return ()
+        return tuple(sorted(path.parent.name for path in self._folder.glob(f"*/{STUDY_FILE}")))
+
+    def add(self, signed: SignedStudy) -> None:
+        """Approve a verified study and attest its cohort: all of it, or nothing."""
+        digest = signed.study.digest
+        final, drafted = self._folder / digest, self._folder / f".{digest}"
+        if (final / STUDY_FILE).exists():
+            shutil.rmtree(final)
+        if drafted.exists():
+            shutil.rmtree(drafted)
+        drafted.mkdir(mode=0o700, parents=True)
+        _write_durably(drafted / ATTESTATION_FILE, self._gate.attest(digest))
+        _write_durably(drafted / STUDY_FILE, signed.envelope)
+        drafted.rename(final)
+        self._verified.pop(digest, None)
+
+    def _verify(self, digest: str) -> ApprovedStudy:
+        file = self._folder / digest / STUDY_FILE
+        signed = verify_study(file.read_bytes(), coordinator=self._coordinator, file=file)
+        if signed.study.digest != digest:
+            raise VerificationError(file=file, field="digest", expected=digest, found=signed.study.digest)
+        attested = False
+        with contextlib.suppress(OSError, VerificationError):
+            self._gate.verify_attestation((file.parent / ATTESTATION_FILE).read_bytes(), digest)
+            attested = True
+        return ApprovedStudy(study=signed.study, roster=signed.roster, attested=attested)
+
+
+def read_study(file: Path, *, coordinator: str) -> SignedStudy:
+    """Return the signed study in `file`. Raises `ConfigurationError`, `VerificationError`."""
+    try:
+        envelope = file.read_bytes()
+    except OSError as err:
+        raise ConfigurationError(file=file, expected="a signed study", found=err.strerror or "no file") from err
+    return verify_study(envelope, coordinator=coordinator, file=file)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
