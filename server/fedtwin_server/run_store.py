@@ -6,18 +6,33 @@ messages go out: whoever resumes asks exactly the same again, and never somethin
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
 
+from fedtwin_server.checkpoint import decode_state, encode_arrays, encode_state
+from fedtwin_server.durable import replace_file
+from fedtwin_server.errors import RunError
 from fedtwin_server.rounds import RunState
 from fedtwin_shared.models import Parameters
+
+CHECKPOINT: Final = "checkpoint.npz"
+PROGRESS: Final = "progress.jsonl"
+RELEASE: Final = "release"
+MODEL: Final = "model.npz"
+REPORT: Final = "report.json"
+LOCK: Final = "lock"
 
 
 class RunStore(Protocol):
     """The state, progress and release of one run. One process at a time; not for several threads."""
 
     def load(self) -> RunState:
-        """Return the state that was saved last. Raises `ConfigurationError` where there is none or it is damaged."""
+        """Return the state that was saved last. Raises `RunError` where there is none or it is damaged."""
 
     def save(self, state: RunState) -> None:
         """Replace the state. Atomic, and durable on return."""
@@ -52,3 +67,85 @@ class MemoryRunStore:
     def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
         """Keep the released model and its report."""
         self.released = (parameters, report)
+
+
+class FileRunStore:
+    """The files of one run, held for this process alone until it is closed or ends, however it ends.
+
+    Raises `RunError` where another process holds the run: two coordinators of one run would overwrite each other.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            os.close(self._lock)
+            raise RunError(file=directory, expected="a run that is not under way", found="one that is") from err
+
+    def load(self) -> RunState:
+        """Return the state that was saved last. Raises `RunError` where there is none or it is damaged."""
+        return read_state(self._directory)
+
+    def save(self, state: RunState) -> None:
+        """Replace the state: atomic, and durable on return."""
+        replace_file(self._directory / CHECKPOINT, encode_state(state))
+
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Append one line of JSON, on its own line even after a crash in the middle of one."""
+        with open(self._directory / PROGRESS, "a+b", opener=_owner_only) as file:
+            torn = file.tell() > 0 and not _ends_line(self._directory / PROGRESS)
+            file.write(b"\n" * torn + json.dumps(entry, allow_nan=False).encode() + b"\n")
+
+    def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
+        """Write the model, then its report: where there is a report, the model beside it is whole."""
+        folder = self._directory / RELEASE
+        folder.mkdir(exist_ok=True, mode=0o700)
+        replace_file(folder / MODEL, encode_arrays(parameters))
+        replace_file(folder / REPORT, json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False).encode())
+
+    def close(self) -> None:
+        """Let other processes have the run."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_state(directory: Path) -> RunState:
+    """Return a run's saved state without holding the run. Raises `RunError` where there is none or it is damaged."""
+    file = directory / CHECKPOINT
+    try:
+        data = file.read_bytes()
+    except OSError as err:
+        raise RunError(file=file, expected="a checkpoint", found=err.strerror or "none") from err
+    try:
+        return decode_state(data)
+    except RunError as err:
+        raise RunError(file=file, field=err.field, expected=err.expected, found=err.found) from err
+
+
+def is_under_way(directory: Path) -> bool:
+    """Return whether a living process holds the run."""
+    try:
+        FileRunStore(directory).close()
+    except RunError:
+        return True
+    return False
+
+
+def _owner_only(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
