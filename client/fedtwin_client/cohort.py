@@ -215,7 +215,10 @@ def _channels(
     for fact in features.facts:
         number = patients.numbers.get(fact.signal, np.full(len(patients), np.nan))
         z = normalise(SIGNALS[fact.signal], number, limit=features.limit)[:, None]
-        yield np.nan_to_num(z), ~np.isnan(z), fact.hinges
+        known = ~np.isnan(z)
+        yield np.nan_to_num(z), known, fact.hinges
+        if fact.observed:
+            yield known.astype(np.float64), np.ones_like(known), False
     for key in features.categories:
         level = _level(patients, key)
         for index in range(len(CATEGORIES[key].levels)):

@@ -83,10 +83,14 @@ class Series(Section):
 
 
 class Fact(Section):
-    """One number known at admission, repeated over time."""
+    """One number known at admission, repeated over time.
+
+    observed: adds 1 where the number is known and 0 where it is not, since what was not measured tells something too.
+    """
 
     signal: Key
     hinges: bool = False
+    observed: bool = False
 
 
 class Features(Section):
@@ -330,6 +334,7 @@ class Study(Section):
                 parts += _with_hinges(f"{series.signal}.{statistic}", series.hinges)
         for fact in self.features.facts:
             parts += _with_hinges(fact.signal, fact.hinges)
+            parts += [f"{fact.signal}.observed"] if fact.observed else []
         for key in self.features.categories:
             parts += [f"{key}={level}" for level in CATEGORIES[key].levels]
         if self.features.site_indicator:
