@@ -68,9 +68,9 @@ def make_server_identity(directory: Path, *, name: str = "localhost") -> ServerI
 
 
 def make_node_identity(directory: Path) -> NodeIdentity:
-    """A key pair on P-384 for one SuperNode."""
+    """A key pair on P-256 for one SuperNode."""
     directory.mkdir(parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     identity = NodeIdentity(private_key=directory / "node", public_key=directory / "node.pub")
     write_private(identity.private_key, _pem(key, serialization.PrivateFormat.OpenSSH))
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)

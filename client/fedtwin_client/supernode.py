@@ -4,9 +4,11 @@
         --runtime-port PORT --directory DIRECTORY
 
 Design note: the SuperNode speaks with the coordinator and hands tasks to the executor on loopback; it runs no app
-(`--isolation process`). What is changed in Flower's module is all here:
+(`--isolation process`). What is changed in Flower's modules is all here:
   - its idle poll of 3 s becomes `poll_seconds`, growing to 5 % of the time already spent idle: at most 5 % latency, and
-    a site that has had nothing to do for a minute asks every 3 s again; its 0.5 s wait for a reply, `poll_seconds`;
+    a site that has had nothing to do for a minute asks every 3 s again;
+  - nothing inside the hospital polls: the executor's request for a task is held until a message is complete, and the
+    SuperNode's loop waits for the executor's end of the task (Flower: 0.5 s naps);
   - the 1 s wait for an object that is registered but not stored yet starts at `poll_seconds`;
   - the processing time that every reply would report to the coordinator is reported as zero: the time of a training
     step tells how many patients were sampled.
@@ -25,19 +27,25 @@ import fcntl
 import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fedtwin_shared.errors import FedtwinError
 from fedtwin_shared.flower_environment import FLOWER_OFFLINE
 
+if TYPE_CHECKING:
+    from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
+    from flwr.supernode.nodestate import NodeState
+
 IDLE_SHARE: Final = 0.05  # of the time already spent idle; bounds the latency that polling adds
 LONGEST_IDLE_SECONDS: Final = 3.0  # Flower's own idle poll
 LONGEST_OBJECT_SECONDS: Final = 1.0
+HOLD_SECONDS: Final = 0.4  # of an executor's request; an executor that stops waits for it to end
 
 
 class SuperNodeError(FedtwinError):
@@ -106,33 +114,47 @@ def run_supernode(settings: SuperNodeSettings) -> None:
 
 
 def shorten_waits(poll_seconds: float) -> None:
-    """Replace Flower's hard-coded waits in the module that holds the SuperNode's main loop."""
+    """Replace Flower's hard-coded waits: in the SuperNode's main loop, and in its answer to the executor."""
     from flwr.supercore.inflatable.inflatable_utils import pull_objects
     from flwr.supernode import start_client_internal as loop
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+    from flwr.supernode.servicer.runtime import runtime_handlers
 
     idle_since = time.monotonic()
+    message_complete, task_ended = threading.Event(), threading.Event()
+    pull, push = loop._pull_and_store_message, loop._push_messages
+    acquire, finish = runtime_handlers.acquire_task, InMemoryNodeState.finish_task
 
     def sleep(seconds: float) -> None:
-        if seconds >= LONGEST_IDLE_SECONDS:  # the idle poll; everything else waits for a reply of the executor
+        if seconds >= LONGEST_IDLE_SECONDS:  # the idle poll of the coordinator
             time.sleep(idle_seconds(time.monotonic() - idle_since, poll_seconds=poll_seconds))
-        else:
-            time.sleep(min(seconds, poll_seconds))
+        elif task_ended.wait(seconds):  # a nap until the executor's reply is there, or all of it
+            task_ended.clear()
 
-    pull, push = loop._pull_and_store_message, loop._push_messages
-
-    @functools.wraps(pull)
     def pull_and_note(*arguments: Any, **named: Any) -> int | None:
         nonlocal idle_since
         run_id = pull(*arguments, **named)
         if run_id is not None:
             idle_since = time.monotonic()
+            task_ended.clear()
+            message_complete.set()
         return run_id
 
-    @functools.wraps(push)
     def push_and_note(*arguments: Any, **named: Any) -> None:
         nonlocal idle_since
         push(*arguments, **named)
         idle_since = time.monotonic()
+
+    def acquire_when_complete(request: AcquireTaskRequest, state: NodeState) -> AcquireTaskResponse:
+        # Flower creates a task before its message is there, and handles one message at a time.
+        if message_complete.wait(HOLD_SECONDS):
+            message_complete.clear()
+        return acquire(request, state)
+
+    def finish_and_note(state: InMemoryNodeState, task_id: int, sub_status: str, details: str) -> bool:
+        finished = finish(state, task_id, sub_status, details)
+        task_ended.set()
+        return finished
 
     _replace(
         loop,
@@ -141,6 +163,8 @@ def shorten_waits(poll_seconds: float) -> None:
         _push_messages=push_and_note,
         pull_objects=functools.partial(pull_objects, initial_backoff=poll_seconds, backoff_cap=LONGEST_OBJECT_SECONDS),
     )
+    _replace(runtime_handlers, acquire_task=acquire_when_complete)
+    _replace(InMemoryNodeState, finish_task=finish_and_note)
 
 
 def hide_processing_time() -> None:
