@@ -1,0 +1,121 @@
+"""Runs an experiment: every method on every fold of every seed, in one or two processes, and sums up.
+
+Design note: a job is one method on one fold under one seed. Jobs know nothing of each other, so they run in any order
+and in several processes, and the results are the same bits. A method without noise and without sampling gives the same
+on every seed of a fixed split, so it runs once there.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from fedtwin_simulations.cohorts import Gathered, Parts, read_hospitals
+from fedtwin_simulations.comparison import Trial, run_method
+from fedtwin_simulations.consortium import Consortium, make_consortium
+from fedtwin_simulations.jobs import Job, list_jobs
+from fedtwin_simulations.results import Results, list_versions
+from fedtwin_simulations.sources import deal_patients, write_hospitals
+from fedtwin_simulations.specification import POOLED, Experiment
+from fedtwin_simulations.summary import describe_policy, list_references, summarise
+
+OnProgress = Callable[[int, int], None]  # jobs done, jobs in all
+
+
+class Laboratory:
+    """One process's hospitals in memory, and what it takes to run any job on them."""
+
+    def __init__(self, experiment: Experiment, data: Path | None, hospitals: Path) -> None:
+        # Flower says at every round how many replies came, and a run has hundreds.
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        self.experiment = experiment
+        self.gathered: Gathered = read_hospitals(hospitals, experiment.sites)
+        self.consortium: Consortium = make_consortium([*experiment.sites, POOLED])
+        self._data = data
+        self._dealt: dict[tuple[int, int], Sequence[Parts]] = {}
+
+    def parts(self, partition: int, seed: int) -> Sequence[Parts]:
+        """Return the folds of one seed."""
+        key = partition, seed
+        if key not in self._dealt:
+            self._dealt[key] = deal_patients(
+                self.experiment,
+                self.experiment.partitions[partition],
+                seed,
+                data=self._data,
+                gathered=self.gathered,
+                roster=self.consortium.roster,
+            )
+        return self._dealt[key]
+
+    def run(self, job: Job) -> Trial:
+        """Run one job."""
+        parts = self.parts(job.partition, job.seed)[job.fold]
+        entry = self.experiment.methods[job.method]
+        return run_method(self.experiment, entry, self.gathered, parts, self.consortium, seed=job.seed)
+
+
+def run_experiment(
+    experiment: Experiment, *, data: Path | None = None, workers: int = 1, on_progress: OnProgress = lambda *_: None
+) -> Results:
+    """Run the experiment on the public set in `data` (or the virtual hospitals) and return its results.
+
+    Raises `ConfigurationError`, `DatasetError` before anything is run.
+
+    - the results do not depend on `workers`
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fedtwin-") as folder:
+        write_hospitals(experiment.dataset, data, Path(folder))
+        laboratory = Laboratory(experiment, data, Path(folder))
+        jobs = list_jobs(experiment)
+        trials: dict[Job, Trial] = {}
+        on_progress(0, len(jobs))
+        for job, trial in _run_jobs(laboratory, jobs, data=data, hospitals=Path(folder), workers=workers):
+            trials[job] = trial
+            on_progress(len(trials), len(jobs))
+        rows, references = summarise(experiment, trials), list_references(experiment, trials, data=data)
+    return Results(
+        study=experiment.name,
+        versions=list_versions(),
+        seeds=tuple(sorted({job.seed for job in jobs})),
+        results=rows,
+        seconds=time.monotonic() - began,
+        references=references,
+        policy=describe_policy(experiment),
+    )
+
+
+def _run_jobs(
+    laboratory: Laboratory, jobs: Sequence[Job], *, data: Path | None, hospitals: Path, workers: int
+) -> Iterator[tuple[Job, Trial]]:
+    """Yield every job's trial as it ends. Workers are processes: Flower's task identity is one for each process."""
+    if workers <= 1:
+        for job in jobs:
+            yield job, laboratory.run(job)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would take torch's threads and locks along
+    arguments = laboratory.experiment, data, hospitals
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_open_laboratory, initargs=arguments) as pool:
+        running = {pool.submit(_run_here, job): job for job in jobs}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_here: list[Laboratory] = []  # the one laboratory of a worker process
+
+
+def _open_laboratory(experiment: Experiment, data: Path | None, hospitals: Path) -> None:
+    _here[:] = [Laboratory(experiment, data, hospitals)]
+
+
+def _run_here(job: Job) -> Trial:
+    return _here[0].run(job)
