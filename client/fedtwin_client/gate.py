@@ -11,6 +11,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedtwin_client.config import HospitalDirectory
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.models import digest_parameters, verify_parameters
 from fedtwin_shared.round import (
@@ -27,6 +28,7 @@ from fedtwin_shared.signing import (
     canonical_json,
     digest,
     format_public_key,
+    load_signing_key,
     sign_envelope,
     verify_envelope,
 )
@@ -74,3 +76,8 @@ class Gate:
 
     def _attestation(self, study: str) -> bytes:
         return canonical_json({"cohort": "attested", "site": self.site, "study": study})
+
+
+def open_gate(directory: HospitalDirectory) -> Gate:
+    """Return the hospital's gate. Raises `ConfigurationError` for a key that is missing or that others may read."""
+    return Gate(site=directory.config.name, key=load_signing_key(directory.signing_key))

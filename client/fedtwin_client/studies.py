@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.gate import Gate
 from fedtwin_shared.documents import SignedStudy, verify_study
 from fedtwin_shared.errors import ConfigurationError, VerificationError
@@ -58,9 +59,7 @@ class StudyFolder:
 
     def digests(self) -> tuple[str, ...]:
         """Return the digest of every approved study, in order."""
-        if not self._folder.is_dir():
-            return ()
-        return tuple(sorted(path.parent.name for path in self._folder.glob(f"*/{STUDY_FILE}")))
+        return approved_digests(self._folder)
 
     def add(self, signed: SignedStudy) -> None:
         """Approve a verified study and attest its cohort: all of it, or nothing."""
@@ -86,6 +85,17 @@ class StudyFolder:
             self._gate.verify_attestation((file.parent / ATTESTATION_FILE).read_bytes(), digest)
             attested = True
         return ApprovedStudy(study=signed.study, roster=signed.roster, attested=attested)
+
+
+def open_studies(directory: HospitalDirectory, gate: Gate) -> StudyFolder:
+    """Return the studies that this hospital approved."""
+    return StudyFolder(directory.studies, coordinator=directory.config.coordinator.public_key, gate=gate)
+
+
+def approved_digests(folder: Path) -> tuple[str, ...]:
+    """Return the digest of every approved study in `folder`, in order, without verifying anything."""
+    found = (path.parent.name for path in folder.glob(f"*/{STUDY_FILE}"))
+    return tuple(sorted(name for name in found if not name.startswith(".")))
 
 
 def read_study(file: Path, *, coordinator: str) -> SignedStudy:

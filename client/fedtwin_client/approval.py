@@ -1,0 +1,135 @@
+"""A hospital's decision about a study: what is checked by a machine, and what is put before a person.
+
+Design note: the machine refuses what no person may approve (signature, roster, policy, too few patients); the person is
+told in words which columns are read, what may leave, and what it may cost a patient. The number of patients is compared
+with the minimum and then forgotten: neither a message nor the attestation holds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedtwin_client.cohort import Cohort, form_cohort, missing_columns
+from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.gate import Gate, open_gate
+from fedtwin_client.policy import SitePolicy
+from fedtwin_client.quarantine import Tally
+from fedtwin_client.reader import read_hospital
+from fedtwin_client.studies import open_studies, read_study
+from fedtwin_shared.documents import SignedStudy
+from fedtwin_shared.errors import FedtwinError
+from fedtwin_shared.privacy import CAVEAT, compute_epsilon
+from fedtwin_shared.round import Task, declared_arrays
+from fedtwin_shared.study import Study
+
+
+class ApprovalError(FedtwinError):
+    """This hospital must not approve this study."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A study that this hospital may approve: what it asks, in words, and what the hospital's own files lack for it."""
+
+    signed: SignedStudy
+    words: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+    tallies: tuple[Tally, ...]
+
+
+def examine_study(directory: HospitalDirectory, file: Path) -> Request:
+    """Return what the signed study in `file` asks of this hospital.
+
+    Raises `ConfigurationError`, `VerificationError`, `DataError` or `ApprovalError` unless
+      (1) the pinned coordinator signed it;
+      (2) this hospital takes part, under its own key;
+      (3) the hospital's policy permits it;
+      (4) its data can be read, and enough patients belong to the cohort.
+    """
+    # (1)
+    signed = read_study(file, coordinator=directory.config.coordinator.public_key)
+    # (2)
+    check_part(signed, open_gate(directory), file=file)
+    # (3)
+    check_policy(signed.study, directory.config.policy, file=file)
+    # (4)
+    records = read_hospital(directory.data, quarantine=directory.quarantine)
+    cohort = form_cohort(records, signed.study, directory.config.name)
+    check_cohort(cohort, signed.study, directory.config.policy, file=file)
+    return Request(
+        signed=signed,
+        words=describe_request(signed.study),
+        missing=missing_columns(records, signed.study),
+        tallies=records.tallies,
+    )
+
+
+def approve_study(directory: HospitalDirectory, request: Request) -> None:
+    """Keep the study as approved, with this hospital's attestation of its cohort."""
+    gate = open_gate(directory)
+    open_studies(directory, gate).add(request.signed)
+
+
+def check_part(signed: SignedStudy, gate: Gate, *, file: Path) -> None:
+    """Raise `ApprovalError` unless this hospital takes part under its own key."""
+    if signed.study.participant(gate.site) is None:
+        raise ApprovalError(file=file, field="participants", expected=f"{gate.site} among them", found="it is not")
+    if signed.roster.keys().get(gate.public_key) != gate.site:
+        raise ApprovalError(
+            file=file, field=f"roster.{gate.site}.public_key", expected=gate.public_key, found="another key"
+        )
+
+
+def check_policy(study: Study, policy: SitePolicy, *, file: Path) -> None:
+    """Raise `ApprovalError` unless the hospital's policy permits the study."""
+    objections = policy.objections(study)
+    if objections:
+        raise ApprovalError(file=file, field="policy", expected="what this hospital permits", found=objections[0])
+
+
+def check_cohort(cohort: Cohort, study: Study, policy: SitePolicy, *, file: Path) -> None:
+    """Raise `ApprovalError` unless the cohort has the patients that study and policy ask for. Tells no number."""
+    needed = max(study.cohort.minimum_patients, policy.minimum_patients)
+    if not len(cohort.train) + len(cohort.test) >= needed:
+        raise ApprovalError(
+            file=file, field="cohort", expected=f"at least {needed} patients of this hospital", found="fewer"
+        )
+
+
+def describe_request(study: Study) -> tuple[tuple[str, str], ...]:
+    """Return what the study asks of a hospital, as (subject, words)."""
+    features, privacy, training = study.features, study.privacy, study.training
+    columns = [study.outcome, *(fact.signal for fact in features.facts), *features.categories]
+    columns += [*study.cohort.requires, *study.evaluation.subgroups]
+    series = [part.signal for part in features.series]
+    parameters = declared_arrays(study, Task.TRAIN)
+    numbers = sum(int(np.prod(shape)) for shape in parameters.values())
+    histogram = " × ".join(str(size) for size in next(iter(declared_arrays(study, Task.EVALUATE).values())))
+    steps, releases = study.planned_steps, study.planned_evaluations
+    trained = compute_epsilon([study.training_event(steps)], delta=privacy.delta)
+    tested = compute_epsilon([study.evaluation_event(releases)], delta=privacy.delta)
+    return (
+        ("study", f"{study.name}, version {study.version}, digest {study.digest}"),
+        ("question", study.question),
+        ("patients", f"everyone whose {study.outcome} is recorded"),
+        ("columns read", ", ".join(dict.fromkeys(columns))),
+        ("series read", ", ".join(series) if series else "none"),
+        ("time read", f"{features.windows} window(s) of {features.window_hours:g} h from admission"),
+        (
+            "model",
+            f"{study.model.name}, {numbers} numbers, at most {training.rounds} rounds of {training.local_steps} steps",
+        ),
+        ("what leaves", f"after each round the {numbers} numbers of the model, with noise of this hospital's own"),
+        ("", f"at most {releases} score histograms ({histogram} noised counts)"),
+        ("", "signed answers and refusals with fixed codes; no row, count of patients, loss or time"),
+        (
+            "price",
+            f"a patient spends at most ε = {max(trained, tested):.3f} of {privacy.epsilon:g} at δ = {privacy.delta:g}",
+        ),
+        ("", f"training {trained:.3f} (σ {privacy.noise_multiplier:g}, q {privacy.sampling_rate:g}, {steps} steps)"),
+        ("", f"evaluation {tested:.3f} (σ {study.evaluation.noise_multiplier:g}, {releases} releases)"),
+        ("", CAVEAT),
+    )

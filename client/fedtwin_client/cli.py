@@ -1,0 +1,155 @@
+"""`fedtwin client`: what a hospital's own people type. It parses and calls; every error is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="the hospital's own directory")]
+
+
+@app.callback()
+def client() -> None:
+    """Hospital IT: run a hospital's node."""
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIRECTORY", help="a new directory")],
+    name: Annotated[str, typer.Option(help="this hospital's name in the roster")],
+    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="the coordinator's front")],
+    coordinator_key: Annotated[str, typer.Option(help="the coordinator's public key, by another channel: ed25519:…")],
+    ca: Annotated[Path, typer.Option(metavar="FILE", help="certificate of the coordinator's authority, PEM")],
+    data: Annotated[str, typer.Option(metavar="FOLDER", help="the hospital's own files")] = "data",
+    bundle: Annotated[list[str] | None, typer.Option(metavar="SHA256", help="a bundle to answer; repeatable")] = None,
+    maximum_epsilon: Annotated[float, typer.Option(help="most that one study may cost a patient")] = 3.0,
+    maximum_delta: Annotated[float, typer.Option(help="largest δ of a study")] = 1e-4,
+    minimum_patients: Annotated[int, typer.Option(help="fewest patients behind a study")] = 20,
+    runtime_port: Annotated[int, typer.Option(help="loopback port between the node's own processes")] = 9094,
+    health_port: Annotated[int, typer.Option(help="loopback port of GET /health")] = 8181,
+) -> None:
+    """Make the directory: keys, configuration, systemd unit and compose file. Prints the public keys."""
+    from fedtwin_client.directory import Answers, create_directory
+
+    answers = Answers(
+        name=name,
+        superlink=superlink,
+        coordinator_key=coordinator_key,
+        data=data,
+        maximum_epsilon=maximum_epsilon,
+        maximum_delta=maximum_delta,
+        minimum_patients=minimum_patients,
+        allowed_bundles=tuple(bundle or ()),
+        runtime_port=runtime_port,
+        health_port=health_port,
+    )
+    keys = create_directory(directory, answers, authority=ca)
+    typer.echo(f"{directory}: made. Send these two public keys to the coordinator by another channel than the network:")
+    typer.echo(f"signing key (for the roster): {keys.signing}")
+    typer.echo(f"node key (for the link): {keys.node}")
+
+
+@app.command()
+def check(directory: Directory) -> None:
+    """Read everything that a run would read, and say what is wrong: configuration, keys, data files, studies."""
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.gate import open_gate
+    from fedtwin_client.node import check_files
+    from fedtwin_client.reader import read_hospital
+    from fedtwin_client.studies import open_studies
+
+    hospital = read_directory(directory)
+    check_files(hospital)
+    records = read_hospital(hospital.data, quarantine=hospital.quarantine)
+    studies = open_studies(hospital, open_gate(hospital))
+    console = Console()
+    table = Table(title="data files (for this hospital's eyes only)")
+    for heading in ("file", "what", "accepted", "quarantined", "why"):
+        table.add_column(heading, justify="right" if heading in {"accepted", "quarantined"} else "left")
+    for tally in records.tallies:
+        why = ", ".join(f"{reason} {count}" for reason, count in tally.quarantined.items())
+        table.add_row(tally.file, tally.what, str(tally.accepted), str(tally.total - tally.accepted), why)
+    console.print(table)
+    console.print(f"rows that were not accepted: {hospital.quarantine}")
+    for digest in studies.digests():
+        approved = studies.find(digest)
+        if approved is not None:
+            state = "approved" if approved.attested else "not attested: approve it again"
+            console.print(f"study {approved.study.name} version {approved.study.version}: {state}")
+    console.print(f"{hospital.config.name}: configuration, keys and data can be read")
+
+
+@app.command()
+def approve(
+    directory: Directory,
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="the signed study, study.signed.json")],
+    yes: Annotated[bool, typer.Option("--yes", help="approve without being asked")] = False,
+) -> None:
+    """Verify a signed study, show what it asks of this hospital's patients, and approve it."""
+    from fedtwin_client.approval import approve_study, examine_study
+    from fedtwin_client.config import read_directory
+
+    hospital = read_directory(directory)
+    request = examine_study(hospital, study)
+    table = Table(title=f"what {study.name} asks of {hospital.config.name}", show_header=False)
+    for subject, words in request.words:
+        table.add_row(subject, words)
+    if request.missing:
+        table.add_row("not in your files", ", ".join(request.missing))
+    Console().print(table)
+    if not (yes or typer.confirm("Approve this study?")):
+        typer.echo("not approved")
+        raise typer.Exit(1)
+    approve_study(hospital, request)
+    typer.echo(f"approved; withdraw it by removing {hospital.studies / request.signed.study.digest}")
+
+
+@app.command()
+def run(directory: Directory) -> None:
+    """Run the node in the foreground until SIGTERM."""
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.node import run_node
+
+    run_node(read_directory(directory))
+
+
+@app.command()
+def status(
+    directory: Directory,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Show what each study has spent of its plan; also while the node runs."""
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.spending import describe_spending
+    from fedtwin_shared.privacy import CAVEAT
+
+    hospital = read_directory(directory)
+    rows = describe_spending(hospital)
+    if as_json:
+        studies = [asdict(row) for row in rows]
+        typer.echo(json.dumps({"site": hospital.config.name, "caveat": CAVEAT, "studies": studies}, indent=2))
+        return
+    table = Table(title=f"{hospital.config.name}: spent ({CAVEAT})")
+    for heading in ("study", "state", "steps", "histograms", "ε so far", "of the plan"):
+        table.add_column(heading, justify="left" if heading in {"study", "state"} else "right")
+    for row in rows:
+        name = f"{row.name} {row.version}" if row.name else row.digest[:12]
+        of_steps, of_releases = _of(row.steps, row.planned_steps), _of(row.releases, row.planned_releases)
+        table.add_row(name, row.state, of_steps, of_releases, _number(row.epsilon), _number(row.price))
+    Console().print(table)
+
+
+def _of(part: int, whole: int | None) -> str:
+    return f"{part} of {whole}" if whole is not None else str(part)
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.3f}" if value is not None else "unknown"

@@ -1,0 +1,55 @@
+"""A real hospital, put together from its directory: its own keys, files, journal and randomness from the system."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from fedtwin_client.cohort import Cohort, form_cohort
+from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.evaluation import release_histogram
+from fedtwin_client.file_journal import FileJournal
+from fedtwin_client.gate import open_gate
+from fedtwin_client.hospital import Hospital
+from fedtwin_client.randomness import SystemRandomness
+from fedtwin_client.reader import read_hospital
+from fedtwin_client.studies import StudyFolder, open_studies
+from fedtwin_client.training import train
+from fedtwin_shared.study import Study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """The one hospital of a process, and the parts of it that outlive a task."""
+
+    directory: HospitalDirectory
+    hospital: Hospital
+    journal: FileJournal
+    studies: StudyFolder
+
+
+def open_installation(directory: HospitalDirectory) -> Installation:
+    """Open the hospital of `directory` in this process.
+
+    Raises `ConfigurationError`; `JournalError` when another process has it open.
+    """
+    gate = open_gate(directory)
+    studies = open_studies(directory, gate)
+    journal = FileJournal(directory.journal)
+    hospital = Hospital(
+        gate=gate,
+        coordinator=directory.config.coordinator.public_key,
+        find_study=studies.find,
+        policy=directory.config.policy,
+        journal=journal,
+        randomness=SystemRandomness(),
+        load_cohort=functools.partial(load_cohort, directory),
+        train=train,
+        release_histogram=release_histogram,
+    )
+    return Installation(directory=directory, hospital=hospital, journal=journal, studies=studies)
+
+
+def load_cohort(directory: HospitalDirectory, study: Study, site: str) -> Cohort:
+    """Read the hospital's files and form the study's cohort; what is not accepted goes to the quarantine file."""
+    return form_cohort(read_hospital(directory.data, quarantine=directory.quarantine), study, site)
