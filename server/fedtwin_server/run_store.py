@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ RELEASE: Final = "release"
 MODEL: Final = "model.npz"
 REPORT: Final = "report.json"
 LOCK: Final = "lock"
+LOCK_SECONDS: Final = 0.5  # `is_under_way` holds a run for an instant; whoever holds it longer conducts it
 
 
 class RunStore(Protocol):
@@ -79,11 +81,12 @@ class FileRunStore:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            os.close(self._lock)
-            raise RunError(file=directory, expected="a run that is not under way", found="one that is") from err
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _lock(self._lock):
+            if not time.monotonic() < deadline:
+                os.close(self._lock)
+                raise RunError(file=directory, expected="a run that is not under way", found="one that is")
+            time.sleep(LOCK_SECONDS / 10)
 
     def load(self) -> RunState:
         """Return the state that was saved last. Raises `RunError` where there is none or it is damaged."""
@@ -133,12 +136,20 @@ def read_state(directory: Path) -> RunState:
 
 
 def is_under_way(directory: Path) -> bool:
-    """Return whether a living process holds the run."""
+    """Return whether a living process holds the run. Holds it for an instant, which an opening store waits for."""
+    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        FileRunStore(directory).close()
-    except RunError:
-        return True
-    return False
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _owner_only(name: str, flags: int) -> int:

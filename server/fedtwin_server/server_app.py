@@ -9,15 +9,18 @@ The same app runs on a real SuperLink and on the one-process Grid of simulations
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
+from fedtwin_server.config import DIRECTORY_VARIABLE, read_directory
 from fedtwin_server.errors import RunError
 from fedtwin_server.release import describe_measurement, describe_record, describe_run
 from fedtwin_server.rounds import (
@@ -31,12 +34,15 @@ from fedtwin_server.rounds import (
     plan_round,
     release_model,
 )
-from fedtwin_server.run_store import RunStore
+from fedtwin_server.run_store import FileRunStore, RunStore
+from fedtwin_server.runs import STUDY, run_directory
 from fedtwin_server.strategy import aggregate_updates
+from fedtwin_server.studies import read_signed
 from fedtwin_shared.documents import SignedStudy
-from fedtwin_shared.errors import VerificationError
+from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.models import Parameters
 from fedtwin_shared.round import Refusal, RoundPlan, SiteUpdate, Task, sign_round_plan, verify_answer
+from fedtwin_shared.signing import load_signing_key
 from fedtwin_shared.wire import pack, unpack
 
 LOGGER = logging.getLogger("fedtwin.coordinator")
@@ -72,15 +78,32 @@ class Run:
     sleep: Callable[[float], None] = time.sleep
 
 
-def make_server_app(open_run: Callable[[Context], Run]) -> ServerApp:
-    """Return the app that conducts the run that `open_run` finds for a Flower context."""
+def make_server_app(find_run: Callable[[Context], Run]) -> ServerApp:
+    """Return the app that conducts the run that `find_run` finds for a Flower context."""
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        conduct(open_run(context), grid)
+        conduct(find_run(context), grid)
 
     return server_app
+
+
+def open_run(context: Context) -> Run:
+    """Return the run that the context names, of the coordinator's directory that the environment names.
+
+    Raises `ConfigurationError`, `RunError`, `VerificationError`. The run is held until this process ends.
+    """
+    root = os.environ.get(DIRECTORY_VARIABLE)
+    if not root:
+        raise ConfigurationError(field=DIRECTORY_VARIABLE, expected="a coordinator's directory", found="nothing")
+    directory = read_directory(Path(root))
+    folder = run_directory(directory, str(context.run_config.get("run", "")))
+    return Run(
+        signed=read_signed(directory, folder / STUDY),
+        key=load_signing_key(directory.signing_key),
+        store=FileRunStore(folder),
+    )
 
 
 def conduct(run: Run, grid: Grid) -> RunState:
@@ -206,8 +229,11 @@ class _Inbox:
 
 def _note(run: Run, result: RoundResult, *, seconds: float) -> None:
     record = result.record
-    entry = {"event": "round", "counts": result.counts, "seconds": seconds, **describe_record(record)}
+    entry = {"counts": result.counts, "seconds": seconds, **describe_record(record)}
     if result.counts and record.task is Task.EVALUATE:
         histograms = result.state.histograms[record.round]
         entry["metrics"] = describe_measurement(measure(run.signed.study, histograms))
     run.store.note(entry)
+
+
+app = make_server_app(open_run)
