@@ -7,10 +7,11 @@ order of `Reason` is named. The file quotes the hospital's own rows, so it is th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,16 +44,18 @@ class Reason(StrEnum):
 
 REASONS = tuple(Reason)
 
+_ACCEPTED = -1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """How many rows (or cells) of one file were accepted, and how many were not, by reason.
+    """How many rows (or cells) of one file were looked at, and how many were not accepted, by reason.
 
     - accepted plus quarantined is the total
     """
 
     file: str
-    what: str  # "rows" or "cells"
+    what: Literal["rows", "cells"]
     total: int
     quarantined: Mapping[Reason, int]
 
@@ -62,29 +65,51 @@ class Tally:
         return self.total - sum(self.quarantined.values())
 
 
+class Verdicts:
+    """One verdict for each row of a table (or cell of a column): accepted, or the first reason against it."""
+
+    def __init__(self, rows: int) -> None:
+        self._reasons = np.full(rows, _ACCEPTED, np.int8)
+
+    def reject(self, where: npt.NDArray[np.bool_], reason: Reason) -> None:
+        """Give `reason` where nothing was said against the row so far."""
+        self._reasons[where & self.accepted] = REASONS.index(reason)
+
+    @property
+    def accepted(self) -> npt.NDArray[np.bool_]:
+        """Where nothing was said against the row."""
+        return np.equal(self._reasons, _ACCEPTED)
+
+    def rejected(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int8]]:
+        """Return the rejected rows and, for each, the index of its reason in `REASONS`."""
+        rows = np.flatnonzero(~self.accepted)
+        return rows, self._reasons[rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Entry:
-    """Rejected rows of one kind in columns: 1-based row of the file (the header is not counted) and what stood there.
+    """Rejected rows of one file in columns.
 
-    reason: index in `REASONS`, per row.
+    row: 1-based row of the file, the header not counted. reason: index in `REASONS`, per row.
+    found: what stood there, by name of the quarantine file's column.
     """
 
     file: str
     row: npt.NDArray[np.int64]
     reason: npt.NDArray[np.int8]
-    found: Mapping[str, pa.Array]  # patient, time, signal, value, unit; those that the row has
+    found: Mapping[str, pa.Array]
 
     def __len__(self) -> int:
         return len(self.row)
 
 
-def count_reasons(reasons: npt.NDArray[np.int8]) -> dict[Reason, int]:
-    """Return how often each reason was given; -1 is an accepted row and not counted."""
-    counts = np.bincount(reasons[reasons >= 0], minlength=len(REASONS))
-    return {reason: int(count) for reason, count in zip(REASONS, counts, strict=True) if count}
+def count(entries: Iterable[Entry]) -> dict[Reason, int]:
+    """Return how often each reason was given."""
+    counts = sum((np.bincount(entry.reason, minlength=len(REASONS)) for entry in entries), np.zeros(len(REASONS), int))
+    return {reason: int(number) for reason, number in zip(REASONS, counts, strict=True) if number}
 
 
-def write_quarantine(path: Path, entries: Sequence[Entry]) -> None:
+def write_quarantine(path: Path, entries: Iterable[Entry]) -> None:
     """Write all rejected rows to `path` as CSV, replacing what was there.
 
     - mode 0600 from its first byte on, whole or not at all
@@ -94,22 +119,20 @@ def write_quarantine(path: Path, entries: Sequence[Entry]) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
-        csv.write_csv(pa.concat_tables([_EMPTY, *_tables(entries)]), stream)
+        csv.write_csv(pa.concat_tables([_SCHEMA.empty_table(), *_tables(entries)]), stream)
     os.replace(draft, path)
 
 
-_EMPTY = pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
+_SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])
+_REASON_NAMES = pa.array([str(reason) for reason in REASONS])
 
 
-def _tables(entries: Sequence[Entry]) -> Iterator[pa.Table]:
-    names = pa.array([str(reason) for reason in REASONS])
+def _tables(entries: Iterable[Entry]) -> Iterator[pa.Table]:
     for entry in entries:
-        blank = pa.nulls(len(entry), pa.string())
-        yield pa.table(
-            {
-                "file": pa.repeat(entry.file, len(entry)),
-                "row": pa.array(entry.row).cast(pa.string()),
-                "reason": names.take(pa.array(entry.reason)),
-                **{name: entry.found.get(name, blank) for name in COLUMNS[3:]},
-            }
-        )
+        blank = pa.nulls(len(entry), pa.large_string())
+        columns = {
+            "file": pa.repeat(entry.file, len(entry)),
+            "row": pa.array(entry.row),
+            "reason": _REASON_NAMES.take(pa.array(entry.reason)),
+        }
+        yield pa.table({name: columns.get(name, entry.found.get(name, blank)) for name in COLUMNS}, schema=_SCHEMA)
