@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -10,7 +11,7 @@ from typing import Final
 from fedtwin_server.config import CoordinatorDirectory
 from fedtwin_server.durable import replace_file
 from fedtwin_server.installation import TEMPLATES, public_key, quote_toml, read_roster
-from fedtwin_shared.documents import SignedStudy, read_toml, sign_study, verify_study
+from fedtwin_shared.documents import SignedStudy, check_document, read_toml, sign_study, verify_study
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.roster import Roster
 from fedtwin_shared.signing import load_signing_key
@@ -59,10 +60,6 @@ def draft_study(directory: CoordinatorDirectory, *, name: str, template: str) ->
     except OSError as err:
         expected = f"a path or one of {', '.join(TEMPLATE_NAMES)}"
         raise ConfigurationError(field="template", expected=expected, found=template) from err
-    file = directory.studies / name / STUDY_FILE
-    if file.exists():
-        raise ConfigurationError(file=file, expected="a new study", found="a draft of that name")
-    file.parent.mkdir(exist_ok=True, mode=0o700)
     # A hospital must be able to be away: one fewer than all, but never fewer than two where there are two.
     minimum = max(min(2, len(roster.sites)), len(roster.sites) - 1)
     values = {
@@ -73,12 +70,17 @@ def draft_study(directory: CoordinatorDirectory, *, name: str, template: str) ->
         ),
         "minimum_sites": str(minimum),
     }
-    replace_file(file, Template(_HEADER + text).safe_substitute(values).encode())
+    text = Template(_HEADER + text).safe_substitute(values)
     try:
-        read_toml(file, Study)
-    except ConfigurationError:
-        file.unlink()
-        raise
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise ConfigurationError(file=source, expected="TOML after the draft's own header", found=str(err)) from err
+    study = check_document(document, Study, file=source)  # its name is now safe as part of a path
+    file = directory.studies / study.name / STUDY_FILE
+    if file.exists():
+        raise ConfigurationError(file=file, expected="a new study", found="a draft of that name")
+    file.parent.mkdir(exist_ok=True, mode=0o700)
+    replace_file(file, text.encode())
     return file
 
 
