@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -48,11 +50,53 @@ def test_bytes_that_are_no_array_are_refused() -> None:
 
 
 def test_a_pickled_array_is_never_loaded() -> None:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, np.array([object()], dtype=object), allow_pickle=True)
     hostile = Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=buffer.getvalue())
     content = RecordDict({"envelope": ConfigRecord({"envelope": b"x"}), "arrays": ArrayRecord({"a": hostile})})
     with pytest.raises(VerificationError, match="numpy arrays"):
         unpack(content)
+
+
+def header(shape: tuple[int, ...], *, kind: str = "<f4", column_major: bool = False) -> bytes:
+    """The header of a .npy file that claims `shape`."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": column_major, "shape": shape})
+    return buffer.getvalue()
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.zeros(1, np.float32))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "kind"),
+    [
+        (archive(), (1,), "float32"),
+        (b"PK\x03\x04 and no archive", (1,), "float32"),
+        (header((10**12,)), (10**12,), "float32"),  # would be 4 TB
+        (header((2**62, 8)), (2**62, 8), "float32"),
+        (header((-1,)) + bytes(4), (-1,), "float32"),
+        (header((2, 2), column_major=True) + bytes(16), (2, 2), "float32"),
+        (header((1,)) + bytes(5), (1,), "float32"),  # one byte more
+        (header((1,)) + bytes(4), (1,), "heart rate 900"),  # a type that says something else
+        (header((1,)) + bytes(4), (1, 7), "float32"),  # a shape that says something else
+        (header((1,), kind="|O") + bytes(8), (1,), "object"),
+        (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, (1,), "float32"),
+        (b"\x93NUMPY\x02\x00", (1,), "float32"),
+    ],
+)
+def test_what_is_not_exactly_the_announced_array_is_refused(data: bytes, shape: tuple[int, ...], kind: str) -> None:
+    hostile = Array(dtype=kind, shape=shape, stype="numpy.ndarray", data=data)
+    content = RecordDict({"envelope": ConfigRecord({"envelope": b"x"}), "arrays": ArrayRecord({"a": hostile})})
+    with pytest.raises(VerificationError, match="numpy arrays"):
+        unpack(content)
+
+
+@pytest.mark.parametrize("array", [np.float32(1.0), np.zeros((0, 3)), np.asfortranarray(np.eye(3)), np.arange(6)[::2]])
+def test_any_layout_of_an_array_round_trips(array: np.ndarray) -> None:
+    _, arrays = unpack(pack(b"", {"a": np.asarray(array)}))
+    assert np.array_equal(arrays["a"], array)
+    assert arrays["a"].flags.writeable
