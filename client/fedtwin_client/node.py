@@ -2,6 +2,8 @@
 
 Design note: the transport dials the coordinator and holds no data; the executor holds the data and dials nobody but the
 transport, on loopback, with a secret that is new at every start. Everything is checked before the first process starts.
+Flower's own executor would start a process for each task with the task's token on its command line, where every account
+of the machine can read it; here no process is started for a task, and both processes get files' names only.
 """
 
 from __future__ import annotations

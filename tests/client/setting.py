@@ -36,6 +36,7 @@ class Ward:
     evaluated: int = 0
     loaded: int = 0
     before_training: Callable[[], None] = lambda: None
+    before_scoring: Callable[[], None] = lambda: None
     before_loading: Callable[[], None] = lambda: None
 
     def load(self, study: Study, site: str) -> Cohort:
@@ -52,6 +53,7 @@ class Ward:
 
     def release(self, study: Study, parameters: Parameters, examples: Examples, randomness: Randomness) -> Arrays:
         self.evaluated += 1
+        self.before_scoring()
         return {HISTOGRAM: np.full(histogram_shape(study), self.evaluated, dtype=np.float32)}
 
 
