@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
@@ -152,7 +153,7 @@ def exchange(run: Run, grid: Grid, plan: RoundPlan, parameters: Parameters) -> A
             messages = [Message(content, node, plan.task.value) for node in nodes]
             inbox.note_asked(nodes, list(grid.push_messages(messages)) if messages else [])
             looked = waited
-        for reply in grid.pull_messages(list(inbox.waiting)) if inbox.waiting else ():
+        for reply in inbox.pull(grid):
             inbox.take(reply)
         waited = run.clock() - began
         if inbox.is_settled(waited):
@@ -173,6 +174,7 @@ class _Inbox:
     by_site: dict[str, SiteUpdate | Refusal] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     unverified: int = 0
+    suspicious: bool = False  # Flower could not read a reply
 
     def unasked(self, online: Iterable[int]) -> list[int]:
         busy = self.done | set(self.waiting.values())
@@ -185,6 +187,28 @@ class _Inbox:
         self.waiting |= sent
         if lost := len(nodes) - len(sent):
             self.errors[NOT_SENT] += lost
+
+    def pull(self, grid: Grid) -> list[Message]:
+        """Return the replies that are there. One that Flower itself cannot read counts as unverified.
+
+        It takes the others of its batch with it, so everybody who had not answered is asked again, and from then on
+        replies are pulled one by one: a site answers the same plan with the same sealed bytes.
+        """
+        waiting, replies = list(self.waiting), list[Message]()
+        for batch in [[one] for one in waiting] if self.suspicious else [waiting] if waiting else []:
+            try:
+                replies += grid.pull_messages(batch)
+            except httpx.HTTPError:  # the link, not a site; the run can be resumed
+                raise
+            except Exception as err:  # whatever a hostile reply makes Flower raise
+                LOGGER.warning("a reply could not be read: %s", type(err).__name__)
+                if self.suspicious:
+                    self.unverified += 1
+                    self.done.add(self.waiting.pop(batch[0]))
+                else:
+                    self.suspicious = True
+                    self.waiting.clear()
+        return replies
 
     def take(self, reply: Message) -> None:
         node = self.waiting.pop(reply.metadata.reply_to_message_id, None)

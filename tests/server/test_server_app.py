@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
@@ -223,6 +224,41 @@ def test_an_answer_that_does_not_verify_is_counted_and_ignored(name: str) -> Non
     found, _ = run_once(world, without | {4: Node(behaviour=hostile(world)[name])}, store)
     assert [line["unverified"] for line in store.progress] == [1, 1]
     assert digest_parameters(found.model.parameters) == digest_parameters(expected.model.parameters)
+
+
+class UnreadableGrid(SilentGrid):
+    """A Grid that fails, as Flower's does, on a batch with a reply of node 4, and loses the rest of the batch."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        if any(reply.metadata.src_node_id == 4 for reply in replies):
+            raise KeyError("an object that the tree does not hold")
+        return replies
+
+
+def test_a_reply_that_flower_cannot_read_is_counted_and_costs_nobody_else() -> None:
+    world = make_world(training=TRAINING | {"rounds": 1})
+    expected, _ = run_once(world, {number: node for number, node in honest_nodes(world).items() if number != 4})
+    store, clock = MemoryRunStore(start(world)), StillClock()
+    found = conduct(make_run(world, clock, store), UnreadableGrid(honest_nodes(world), clock))
+    assert [line["unverified"] for line in store.progress] == [1, 1]
+    assert [line["sites"] for line in store.progress] == [["east", "north", "south"]] * 2
+    assert digest_parameters(found.model.parameters) == digest_parameters(expected.model.parameters)
+
+
+class UnreachableGrid(SilentGrid):
+    """A Grid whose SuperLink has gone."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        raise httpx.ConnectError("refused")
+
+
+def test_a_link_that_is_gone_is_no_sites_fault() -> None:
+    world, clock = make_world(training=TRAINING), StillClock()
+    store = MemoryRunStore(start(world))
+    with pytest.raises(httpx.ConnectError):
+        conduct(make_run(world, clock, store), UnreachableGrid(honest_nodes(world), clock))
+    assert store.progress == []
 
 
 def test_a_site_is_counted_once_whatever_number_of_nodes_answers_for_it() -> None:
