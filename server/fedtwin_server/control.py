@@ -141,7 +141,7 @@ def _call(control: Control, *arguments: str) -> dict[str, object]:
         raise ControlError(field=what, expected="a JSON answer", found=last[0][:200]) from error
     if not isinstance(answer, dict) or answer.get("success") is not True:
         reason = answer.get("error-message") if isinstance(answer, dict) else None
-        raise ControlError(field=what, expected="success", found=str(reason or "a refusal")[:500])
+        raise ControlError(field=what, expected="success", found=" ".join(str(reason or "a refusal").split())[:500])
     return answer
 
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 from fedtwin_server.bundle import BUNDLE_DIRECTORY
 from fedtwin_server.config import CoordinatorDirectory
 from fedtwin_server.control import run_status, submit_run
+from fedtwin_server.coordinator import link_answers
+from fedtwin_server.errors import ControlError
 from fedtwin_server.rounds import EVERYBODY
 from fedtwin_server.run_store import is_under_way
 from fedtwin_server.runs import prepare_resume, prepare_run, read_progress, run_directory, summarise_run
@@ -30,15 +32,24 @@ def new_run_id() -> str:
 def start_study(directory: CoordinatorDirectory, signed: SignedStudy, *, run: str) -> int:
     """Prepare the run and submit it; Flower's id. Raises `RunError`, `ControlError`.
 
-    When the submission fails, the run is there and can be resumed.
+    - without a running coordinator nothing is prepared
+    - when the submission fails after all, the run is there and can be resumed
     """
+    _check_link(directory)
     prepare_run(directory, signed, run=run)
     return _submit(directory, signed, run)
 
 
 def resume_run(directory: CoordinatorDirectory, run: str) -> int:
     """Submit an interrupted or failed run again under its own id; Flower's new id. Raises as `start_study`."""
+    _check_link(directory)
     return _submit(directory, prepare_resume(directory, run), run)
+
+
+def _check_link(directory: CoordinatorDirectory) -> None:
+    if not link_answers(directory):
+        expected = f"a running coordinator: fedtwin server run {directory.root}"
+        raise ControlError(field="link", expected=expected, found=f"no answer on {directory.superlink.address}")
 
 
 def _submit(directory: CoordinatorDirectory, signed: SignedStudy, run: str) -> int:

@@ -45,6 +45,9 @@ class RunStore(Protocol):
     def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
         """Write the released model and its report. Durable on return; doing it again replaces both."""
 
+    def close(self) -> None:
+        """Let other processes have the run. Nothing else is called after it."""
+
 
 class MemoryRunStore:
     """A store that forgets: for simulations and tests, which read its fields."""
@@ -69,6 +72,9 @@ class MemoryRunStore:
     def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
         """Keep the released model and its report."""
         self.released = (parameters, report)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 class FileRunStore:

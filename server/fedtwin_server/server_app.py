@@ -85,7 +85,11 @@ def make_server_app(find_run: Callable[[Context], Run]) -> ServerApp:
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        conduct(find_run(context), grid)
+        run = find_run(context)
+        try:
+            conduct(run, grid)
+        finally:
+            run.store.close()
 
     return server_app
 
@@ -93,7 +97,7 @@ def make_server_app(find_run: Callable[[Context], Run]) -> ServerApp:
 def open_run(context: Context) -> Run:
     """Return the run that the context names, of the coordinator's directory that the environment names.
 
-    Raises `ConfigurationError`, `RunError`, `VerificationError`. The run is held until this process ends.
+    Raises `ConfigurationError`, `RunError`, `VerificationError`. The run is held until its store is closed.
     """
     root = os.environ.get(DIRECTORY_VARIABLE)
     if not root:

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedtwin_server.config import CoordinatorDirectory
-from fedtwin_server.installation import create_coordinator, enrol_site
 from fedtwin_server.studies import TEMPLATE_NAMES, draft_study, read_signed, sign_file
 from fedtwin_shared.errors import ConfigurationError, VerificationError
-from fedtwin_shared.signing import format_public_key
-from tests.authority import make_node_identity
-
-
-def create(root: Path, *sites: str) -> CoordinatorDirectory:
-    directory = create_coordinator(
-        root,
-        name="consortium",
-        address="localhost:9443",
-        listen="127.0.0.1:9443",
-        link_port=9092,
-        now=dt.datetime.now(dt.UTC),
-    )
-    for site in sites:
-        add(directory, site)
-    return directory
-
-
-def add(directory: CoordinatorDirectory, site: str) -> None:
-    key = format_public_key(Ed25519PrivateKey.generate().public_key())
-    node = make_node_identity(directory.root.parent / f"{directory.root.name}-{site}")
-    enrol_site(directory, name=site, signing_key=key, node_key=node.public_key)
+from tests.server.directories import add_site, make_directory
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> CoordinatorDirectory:
-    return create(tmp_path / "consortium", "ward-a", "ward-b", "ward-c")
+    return make_directory(tmp_path / "consortium", "ward-a", "ward-b", "ward-c")
 
 
 @pytest.mark.parametrize("template", TEMPLATE_NAMES)
@@ -110,7 +86,7 @@ def test_a_malformed_study_is_one_line_that_names_it(
 
 def test_a_study_is_for_the_roster_it_was_drafted_for(directory: CoordinatorDirectory) -> None:
     file = draft_study(directory, name="deterioration", template="first-day")
-    add(directory, "ward-d")
+    add_site(directory, "ward-d")
     with pytest.raises(ConfigurationError, match="roster: expected"):
         sign_file(directory, file)
 
@@ -128,13 +104,13 @@ def test_a_changed_study_needs_a_higher_version(directory: CoordinatorDirectory)
 
 def test_a_study_that_another_coordinator_signed_is_refused(directory: CoordinatorDirectory, tmp_path: Path) -> None:
     file = sign_file(directory, draft_study(directory, name="deterioration", template="first-day")).file
-    other = create(tmp_path / "other", "ward-a")
+    other = make_directory(tmp_path / "other", "ward-a")
     with pytest.raises(VerificationError, match="trusted signer"):
         read_signed(other, file)
 
 
 @pytest.mark.parametrize(("sites", "minimum"), [(1, 1), (2, 2), (3, 2), (4, 3)])
 def test_a_draft_lets_one_hospital_be_away(tmp_path: Path, sites: int, minimum: int) -> None:
-    directory = create(tmp_path / "c", *(f"ward-{number}" for number in range(sites)))
+    directory = make_directory(tmp_path / "c", *(f"ward-{number}" for number in range(sites)))
     file = draft_study(directory, name="deterioration", template="first-day")
     assert sign_file(directory, file).signed.study.training.minimum_sites == minimum
