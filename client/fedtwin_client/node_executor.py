@@ -12,20 +12,24 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from fedtwin_client.client_app import app, installation, refuse_message
-from fedtwin_client.executor import TaskRecord, execute_tasks
-from fedtwin_client.installation import Installation
 from fedtwin_client.node import secret_file
 from fedtwin_shared.errors import FedtwinError
-from fedtwin_shared.supervision import stop_on_signals
+from fedtwin_shared.supervision import end_with_parent, stop_on_signals
+
+if TYPE_CHECKING:
+    from fedtwin_client.executor import TaskRecord
+    from fedtwin_client.installation import Installation
 
 LOGGER: Final = logging.getLogger("fedtwin.node")
 
 
 def run_executor(installed: Installation) -> bool:
     """Answer tasks until a signal; main thread only. False when the journal broke and must be opened again."""
+    from fedtwin_client.client_app import app, refuse_message
+    from fedtwin_client.executor import execute_tasks
+
     directory = installed.directory
     with stop_on_signals() as stop:
         _prepare(installed)
@@ -59,6 +63,9 @@ def _prepare(installed: Installation) -> None:
 
 def main() -> None:
     """Run the executor of the directory that the environment names."""
+    end_with_parent()  # before the seconds that importing torch takes
+    from fedtwin_client.client_app import installation
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each poll
     try:

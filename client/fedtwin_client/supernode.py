@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fedtwin_shared.errors import FedtwinError
 from fedtwin_shared.flower_environment import FLOWER_OFFLINE
+from fedtwin_shared.supervision import end_with_parent
 
 if TYPE_CHECKING:
     from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
@@ -265,6 +266,7 @@ def _parse(arguments: Sequence[str] | None) -> SuperNodeSettings:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and become the SuperNode."""
+    end_with_parent()
     try:
         run_supernode(_parse(arguments))
     except SuperNodeError as error:

@@ -5,12 +5,14 @@ describes its processes as frozen `Command` records, and one `Supervisor` runs t
 compose and a terminal all see a single process with a clean SIGTERM. Every child leads a session of its own: a Ctrl-C
 on the terminal reaches the supervisor alone, which then asks each child by its own process id, and whatever a child
 has left behind dies with its group. Children are always reaped: Flower takes an unreaped zombie for alive.
-A supervisor that is itself killed with SIGKILL cannot stop its children; systemd and compose kill by control group.
+A supervisor that is itself killed with SIGKILL cannot stop its children: our own programs ask the kernel to be told
+(`end_with_parent`), everybody else's are killed by systemd and compose with their control group.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -26,6 +28,8 @@ from fedtwin_shared.errors import FedtwinError
 
 STEP_SECONDS: Final = 0.1  # between two looks at the children: short for a person, nothing for the processor
 STRAGGLER_SECONDS: Final = 2.0  # what a stopped child left behind has this long to end by itself
+PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+SUPERVISOR_VARIABLE: Final = "FEDTWIN_SUPERVISOR"  # its process id, for its children
 LOG_BYTES: Final = 32 * 1024 * 1024  # a log above this is set aside as <name>.1 when its process (re)starts
 
 
@@ -92,7 +96,7 @@ class _Child:
         self.due_at: float | None = 0.0  # when to start (again); None: running, or down for good
 
     def start(self) -> None:
-        environment = {**os.environ, **self.command.environment}
+        environment = {**os.environ, **self.command.environment, SUPERVISOR_VARIABLE: str(os.getpid())}
         try:
             with _open_log(self.command.log_file) as log:
                 self.process = subprocess.Popen(
@@ -216,6 +220,17 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the supervisor of this process ends, however it ends; Linux only.
+
+    - a supervisor that has ended already ends this process at once (`SystemExit`)
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.environ.get(SUPERVISOR_VARIABLE, str(os.getppid())) != str(os.getppid()):
+        raise SystemExit("the supervisor has ended")
 
 
 def wait_until(check: Callable[[], bool], *, what: str, deadline_seconds: float, interval_seconds: float = 0.1) -> None:
