@@ -31,7 +31,7 @@ def init(
     name: Annotated[str, typer.Option(help="the coordinator's name in the roster")],
     address: Annotated[str, typer.Option(help="host:port that hospitals dial")],
     listen: Annotated[str, typer.Option(help="host:port to listen on; every address of this machine if absent")] = "",
-    link_port: Annotated[int, typer.Option(help="loopback port of the SuperLink")] = 9092,
+    link_port: Annotated[int, typer.Option(help="loopback port of the SuperLink")] = 9093,
 ) -> None:
     """Make a coordinator's directory: keys, authority, certificate, configuration, systemd unit, compose file."""
     from fedtwin_server.installation import create_coordinator

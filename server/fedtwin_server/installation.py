@@ -9,7 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import pwd
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -32,6 +34,24 @@ UNIT_FILE: Final = "fedtwin-coordinator.service"
 COMPOSE_FILE: Final = "compose.yaml"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where and as whom a coordinator runs on this machine."""
+
+    program: str  # path of the `fedtwin` command
+    user: str
+    owner: str  # user and group number, as containers know them
+
+
+def find_place() -> Place:
+    """Return the place of this very process: its installation and its account."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # an account without a name, as in a container
+        user = str(os.getuid())
+    return Place(program=flower_program("fedtwin"), user=user, owner=f"{os.getuid()}:{os.getgid()}")
+
+
 def create_coordinator(
     root: Path, *, name: str, address: str, listen: str, link_port: int, now: dt.datetime
 ) -> CoordinatorDirectory:
@@ -43,8 +63,8 @@ def create_coordinator(
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ConfigurationError(file=root, expected="a new or empty directory", found="files in it")
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    values: dict[str, str | int] = {"name": name, "address": address, "listen": listen, "link_port": link_port}
-    replace_file(root / CONFIG_FILE, render(CONFIG_FILE, {key: quote_toml(value) for key, value in values.items()}))
+    config = render_config(name=name, address=address, listen=listen, link_port=link_port)
+    replace_file(root / CONFIG_FILE, config)
     try:
         directory = read_directory(root)  # says which value is wrong, before any key is made
     except ConfigurationError:
@@ -56,8 +76,9 @@ def create_coordinator(
     create_authority(directory.authority, name=name, now=now)
     renew_certificate(directory, now=now)
     replace_file(directory.superlink.secret_file, secrets.token_hex(32).encode())
-    (root / UNIT_FILE).write_bytes(render_unit(root, flower_program("fedtwin")))
-    (root / COMPOSE_FILE).write_bytes(render_compose(directory, version="latest"))
+    place = find_place()
+    (root / UNIT_FILE).write_bytes(render_unit(directory, place))
+    (root / COMPOSE_FILE).write_bytes(render_compose(directory, place))
     return directory
 
 
@@ -136,25 +157,25 @@ def format_roster(roster: Roster) -> str:
     return "\n".join(lines)
 
 
-def render_unit(root: Path, program: str) -> bytes:
-    """Return the systemd unit of the coordinator in `root`."""
-    return render(UNIT_FILE, {"program": _quote_unit(program), "directory": _quote_unit(str(root))})
+def render_config(*, name: str, address: str, listen: str, link_port: int) -> bytes:
+    """Return `coordinator.toml` with every key explained."""
+    values: dict[str, str | int] = {"name": name, "address": address, "listen": listen, "link_port": link_port}
+    return render(CONFIG_FILE, {key: quote_toml(value) for key, value in values.items()})
 
 
-def render_compose(directory: CoordinatorDirectory, *, version: str) -> bytes:
+def render_unit(directory: CoordinatorDirectory, place: Place) -> bytes:
+    """Return the systemd unit of the coordinator in `directory`."""
+    values = {"program": _quote_unit(place.program), "directory": _quote_unit(str(directory.root))}
+    return render(UNIT_FILE, values | {"name": directory.config.name, "user": place.user})
+
+
+def render_compose(directory: CoordinatorDirectory, place: Place) -> bytes:
     """Return the compose file of the coordinator in `directory`."""
     _, published = split_address(directory.config.front.address)
     _, port = split_address(directory.config.front.listen)
-    return render(
-        COMPOSE_FILE,
-        {
-            "version": version,
-            "user": f"{os.getuid()}:{os.getgid()}",
-            "directory": json.dumps(str(directory.root)).replace("$", "$$"),  # compose reads $ as a variable
-            "published": str(published),
-            "port": str(port),
-        },
-    )
+    quoted = json.dumps(str(directory.root)).replace("$", "$$")  # compose reads $ as a variable
+    values = {"directory": quoted, "owner": place.owner, "published": str(published), "port": str(port)}
+    return render(COMPOSE_FILE, values)
 
 
 def render(name: str, values: dict[str, str]) -> bytes:

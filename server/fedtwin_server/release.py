@@ -18,10 +18,10 @@ from fedtwin_server.rounds import (
 )
 from fedtwin_shared.histogram import Metrics
 from fedtwin_shared.models import digest_parameters
+from fedtwin_shared.privacy import CAVEAT
 from fedtwin_shared.round import Task
 from fedtwin_shared.study import Study
 
-NOMINAL = "nominal ε, this run only, float noise, non-cryptographic randomness"
 NOT_PRIVATE = "no noise: no privacy guarantee"
 
 Json = Mapping[str, Any]
@@ -42,7 +42,7 @@ def describe_privacy(study: Study, state: RunState) -> dict[str, Any]:
         "spent_epsilon": _finite(study.spent(steps=steps, releases=releases)),
         "training_steps": steps,
         "histograms_released": releases,
-        "statement": NOT_PRIVATE if study.privacy.mode == "none" else NOMINAL,
+        "statement": NOT_PRIVATE if study.privacy.mode == "none" else CAVEAT,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from fedtwin_server.installation import (
     format_roster,
     public_key,
     read_roster,
-    render_unit,
     renew_certificate,
 )
 from fedtwin_shared.certificates import expires_at
@@ -150,15 +148,3 @@ def test_the_written_roster_reads_back(directory: CoordinatorDirectory, tmp_path
     node = make_node_identity(tmp_path / "one").public_key
     roster = enrol_site(directory, name="ward-a", signing_key=new_key(), node_key=node)
     assert read_toml(directory.roster, Roster) == roster
-
-
-@pytest.mark.parametrize("folder", ["consortium", "with a space", "100%", "$HOME"])
-def test_the_unit_verifies_for_any_directory(tmp_path: Path, folder: str) -> None:
-    program = tmp_path / "fedtwin"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    unit = tmp_path / "fedtwin-coordinator.service"
-    unit.write_bytes(render_unit(tmp_path / folder, str(program)))
-    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "fedtwin-coordinator" not in done.stderr
