@@ -56,15 +56,21 @@ class Gathered:
         """Return the study's patients at `site`, dealt by `parts`."""
         return deal(self.examples(study, site), parts)
 
-    def hash_parts(self, study: Study) -> dict[str, str]:
-        """Return the parts that real hospitals use: by the patient's own id."""
-        patients = (patient for site in self.sites for patient in self._records[site].patients.ids)
-        return {patient: "test" if is_held_out(study.split, patient) else "train" for patient in patients}
+    def parts(self, study: Study) -> dict[str, str]:
+        """Return the parts that the study's own rule gives: by the patient's id, or by the column of the files."""
+        dealt: dict[str, str] = {}
+        for site in self.sites:
+            patients = self._records[site].patients
+            if study.split.rule == "column":
+                dealt |= zip(patients.ids, patients.part or [""] * len(patients.ids), strict=True)
+            else:
+                dealt |= {one: "test" if is_held_out(study.split, one) else "train" for one in patients.ids}
+        return dealt
 
 
-def read_hospitals(folder: Path, sites: Sequence[str]) -> Gathered:
-    """Return the records of the hospitals whose directories lie in `folder`. Raises `DataError`."""
-    return Gathered({site: read_hospital(folder / site) for site in sites})
+def read_hospitals(folders: Mapping[str, Path]) -> Gathered:
+    """Return the records of hospitals by the folders of their files. Raises `DataError`."""
+    return Gathered({site: read_hospital(folder) for site, folder in folders.items()})
 
 
 def deal(everybody: Examples, parts: Parts) -> Cohort:

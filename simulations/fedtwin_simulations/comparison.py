@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedtwin_client.cohort import Cohort
-from fedtwin_shared.histogram import Counts, add_histograms
+from fedtwin_shared.histogram import Counts
 from fedtwin_shared.study import Study
 from fedtwin_simulations.cohorts import Gathered, Parts, pool_cohorts
 from fedtwin_simulations.consortium import Consortium
@@ -68,7 +68,7 @@ def _run_pooled(
         study=study,
         train={site: train for site, (train, _) in by_site.items()},
         test={site: test for site, (_, test) in by_site.items()},
-        histograms=_final_histograms(outcome),
+        histograms=final_histograms(outcome),
         seconds=outcome.seconds,
     )
 
@@ -97,16 +97,12 @@ def _trial(entry: MethodEntry, outcomes: list[Outcome]) -> Trial:
         study=outcomes[0].study,
         train={site: scored for outcome in outcomes for site, scored in outcome.train.items()},
         test={site: scored for outcome in outcomes for site, scored in outcome.test.items()},
-        histograms={site: counts for one in outcomes for site, counts in _final_histograms(one).items()},
+        histograms={site: counts for one in outcomes for site, counts in final_histograms(one).items()},
         seconds=sum(outcome.seconds for outcome in outcomes),
     )
 
 
-def _final_histograms(outcome: Outcome) -> dict[str, Counts]:
+def final_histograms(outcome: Outcome) -> dict[str, Counts]:
+    """Return what each site released about the final model, of everybody, with its noise."""
     released = outcome.state.histograms[outcome.study.training.rounds]
     return {site: counts[0] for site, counts in released.items()}
-
-
-def total_histogram(histograms: Mapping[str, Counts]) -> Counts:
-    """Return the counts over all sites."""
-    return add_histograms(histograms[site] for site in sorted(histograms))

@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -30,13 +30,13 @@ OnProgress = Callable[[int, int], None]  # jobs done, jobs in all
 class Laboratory:
     """One process's hospitals in memory, and what it takes to run any job on them."""
 
-    def __init__(self, experiment: Experiment, data: Path | None, hospitals: Path) -> None:
-        # Flower says at every round how many replies came, and a run has hundreds.
+    def __init__(self, experiment: Experiment, folders: Mapping[str, Path], *, data: Path | None) -> None:
+        # Flower says at every round how many replies came, and an experiment has thousands.
         logging.getLogger("flwr").setLevel(logging.ERROR)
         self.experiment = experiment
-        self.gathered: Gathered = read_hospitals(hospitals, experiment.sites)
+        self.folders, self.data = dict(folders), data
+        self.gathered: Gathered = read_hospitals(folders)
         self.consortium: Consortium = make_consortium([*experiment.sites, POOLED])
-        self._data = data
         self._dealt: dict[tuple[int, int], Sequence[Parts]] = {}
 
     def parts(self, partition: int, seed: int) -> Sequence[Parts]:
@@ -47,7 +47,7 @@ class Laboratory:
                 self.experiment,
                 self.experiment.partitions[partition],
                 seed,
-                data=self._data,
+                data=self.data,
                 gathered=self.gathered,
                 roster=self.consortium.roster,
             )
@@ -71,36 +71,43 @@ def run_experiment(
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedtwin-") as folder:
-        write_hospitals(experiment.dataset, data, Path(folder))
-        laboratory = Laboratory(experiment, data, Path(folder))
-        jobs = list_jobs(experiment)
-        trials: dict[Job, Trial] = {}
-        on_progress(0, len(jobs))
-        for job, trial in _run_jobs(laboratory, jobs, data=data, hospitals=Path(folder), workers=workers):
-            trials[job] = trial
-            on_progress(len(trials), len(jobs))
-        rows, references = summarise(experiment, trials), list_references(experiment, trials, data=data)
+        sites = write_hospitals(experiment.dataset, data, Path(folder))
+        laboratory = Laboratory(experiment, {site: Path(folder) / site for site in sites}, data=data)
+        trials = run_jobs(laboratory, list_jobs(experiment), workers=workers, on_progress=on_progress)
     return Results(
         study=experiment.name,
         versions=list_versions(),
-        seeds=tuple(sorted({job.seed for job in jobs})),
-        results=rows,
+        seeds=tuple(sorted({job.seed for job in trials})),
+        results=summarise(experiment, trials),
+        references=list_references(experiment, trials, data=data),
         seconds=time.monotonic() - began,
-        references=references,
         policy=describe_policy(experiment),
     )
 
 
-def _run_jobs(
-    laboratory: Laboratory, jobs: Sequence[Job], *, data: Path | None, hospitals: Path, workers: int
-) -> Iterator[tuple[Job, Trial]]:
+def run_jobs(
+    laboratory: Laboratory, jobs: Sequence[Job], *, workers: int = 1, on_progress: OnProgress = lambda *_: None
+) -> dict[Job, Trial]:
+    """Return what every job gave, in the order of `jobs`.
+
+    - the result does not depend on `workers`
+    """
+    trials: dict[Job, Trial] = {}
+    on_progress(0, len(jobs))
+    for job, trial in _run_each(laboratory, jobs, workers=workers):
+        trials[job] = trial
+        on_progress(len(trials), len(jobs))
+    return {job: trials[job] for job in jobs}
+
+
+def _run_each(laboratory: Laboratory, jobs: Sequence[Job], *, workers: int) -> Iterator[tuple[Job, Trial]]:
     """Yield every job's trial as it ends. Workers are processes: Flower's task identity is one for each process."""
     if workers <= 1:
         for job in jobs:
             yield job, laboratory.run(job)
         return
     context = multiprocessing.get_context("spawn")  # a fork would take torch's threads and locks along
-    arguments = laboratory.experiment, data, hospitals
+    arguments = laboratory.experiment, laboratory.folders, laboratory.data
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_open_laboratory, initargs=arguments) as pool:
         running = {pool.submit(_run_here, job): job for job in jobs}
         try:
@@ -113,8 +120,8 @@ def _run_jobs(
 _here: list[Laboratory] = []  # the one laboratory of a worker process
 
 
-def _open_laboratory(experiment: Experiment, data: Path | None, hospitals: Path) -> None:
-    _here[:] = [Laboratory(experiment, data, hospitals)]
+def _open_laboratory(experiment: Experiment, folders: Mapping[str, Path], data: Path | None) -> None:
+    _here[:] = [Laboratory(experiment, folders, data=data)]
 
 
 def _run_here(job: Job) -> Trial:

@@ -16,8 +16,8 @@ from fedtwin_client.client_app import make_client_app
 from fedtwin_client.cohort import Cohort, Examples
 from fedtwin_client.evaluation import release_histogram, score
 from fedtwin_client.gate import Gate
-from fedtwin_client.hospital import Hospital
-from fedtwin_client.journal import MemoryJournal, Spend
+from fedtwin_client.hospital import Hospital, Train
+from fedtwin_client.journal import Journal, MemoryJournal, Spend
 from fedtwin_client.studies import ApprovedStudy
 from fedtwin_client.training import train
 from fedtwin_server.release import describe_run
@@ -54,8 +54,12 @@ class Outcome:
     seconds: float
 
 
-def run_study(study: Study, consortium: Consortium, cohorts: Mapping[str, Cohort], *, seed: int) -> Outcome:
+def run_study(
+    study: Study, consortium: Consortium, cohorts: Mapping[str, Cohort], *, seed: int, train: Train = train
+) -> Outcome:
     """Run the study over the hospitals of `cohorts` (some or all of its participants) and return its outcome.
+
+    train: the hospitals' own, unless something is to be measured around it.
 
     Raises `RunError` when fewer than training.minimum_sites sites answer a round.
 
@@ -69,15 +73,17 @@ def run_study(study: Study, consortium: Consortium, cohorts: Mapping[str, Cohort
     )
     journals = {site: MemoryJournal() for site in cohorts}
     hospitals = {
-        site: make_hospital(signed.study, consortium, site, cohort, journals[site], seed=seed)
+        site: make_hospital(signed.study, consortium, site, cohort, journals[site], seed=seed, train=train)
         for site, cohort in cohorts.items()
     }
     store = MemoryRunStore(start_run(study, run=hashlib.sha256(f"run {seed}".encode()).hexdigest()[:32]))
-    run_local(
+    grid = run_local(
         make_server_app(lambda context: Run(signed=signed, key=consortium.coordinator, store=store)),
         make_client_app(lambda context: hospitals[str(context.node_config["site"])]),
         [{"site": site} for site in hospitals],
     )
+    if grid.failures:  # a simulated hospital has no other reader of its errors
+        raise grid.failures[0]
     parameters = release_model(study, store.state)
     return Outcome(
         study=study,
@@ -92,7 +98,14 @@ def run_study(study: Study, consortium: Consortium, cohorts: Mapping[str, Cohort
 
 
 def make_hospital(
-    study: Study, consortium: Consortium, site: str, cohort: Cohort, journal: MemoryJournal, *, seed: int
+    study: Study,
+    consortium: Consortium,
+    site: str,
+    cohort: Cohort,
+    journal: Journal,
+    *,
+    seed: int,
+    train: Train = train,
 ) -> Hospital:
     """Return a simulated hospital that has approved the study and holds the cohort."""
     approved = {study.digest: ApprovedStudy(study=study, roster=consortium.roster, attested=True)}

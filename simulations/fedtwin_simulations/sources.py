@@ -69,7 +69,7 @@ def deal_patients(
     """
     source, folder = SOURCES[experiment.dataset], data or Path()
     if partition.rule == "hash":
-        return [gathered.hash_parts(draft_study(experiment, experiment.methods[0], roster))]
+        return [gathered.parts(draft_study(experiment, experiment.methods[0], roster))]
     if partition.rule == "folds" and source.folds is not None:
         dealt = source.folds(folder, partition.folds, seed)
         return [folds_as_parts(dealt, fold) for fold in range(partition.folds)]

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from fedtwin_simulations.results import Bench, Results, Row
 
+SITES_WIDTH = 110  # columns of a terminal from which figures of every site fit
+
 METHOD_NAMES = {
     "pooled": "pooled in one place",
     "local": "each site alone",
@@ -22,7 +24,10 @@ METHOD_NAMES = {
 
 def show_results(console: Console, results: Results) -> None:
     """Print an experiment: its primary rows, every other row, figures to compare with, and its policy."""
-    console.print(results_table(results.results, title=results.study))
+    wide = console.width >= SITES_WIDTH
+    console.print(results_table(results.results, title=results.study, by_site=wide))
+    if not wide:
+        console.print(Text("by site: in the JSON, or on a wider terminal", style="dim"))
     if results.references:
         console.print(_references_table(results))
     for line in results.policy:
@@ -30,9 +35,9 @@ def show_results(console: Console, results: Results) -> None:
     console.print(Text(f"{results.seconds:.0f} s", style="dim"))
 
 
-def results_table(rows: Sequence[Row], *, title: str) -> RenderableType:
+def results_table(rows: Sequence[Row], *, title: str, by_site: bool = True) -> RenderableType:
     """Return the rows as a table; primary rows are bold."""
-    sites = list(dict.fromkeys(site for row in rows for site in row.per_site))
+    sites = list(dict.fromkeys(site for row in rows for site in row.per_site)) if by_site else []
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("method", "ε", "metric"):
         table.add_column(name, no_wrap=True)

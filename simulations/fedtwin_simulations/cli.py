@@ -1,0 +1,165 @@
+"""`fedtwin simulate`: what researchers type. Parses, and calls one function."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from fedtwin_simulations.experiment import OnProgress
+
+app = typer.Typer(help="Researchers: simulated consortia, experiments, benchmarks.", no_args_is_help=True)
+
+Data = Annotated[Path | None, typer.Option(help="folder of the public data set")]
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
+Workers = Annotated[int, typer.Option(min=1, help="processes; changes the time, never a result")]
+
+EXIT_GOAL_MISSED = 1
+QUIET_SHARE = 0.1  # without a terminal, progress is a line at every tenth
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="a study.toml, or the name of a packaged experiment")],
+    sites: Annotated[int, typer.Option(min=1, help="number of simulated hospitals")] = 4,
+    data: Annotated[Path | None, typer.Option(help="folder with one directory of files per hospital")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of hospitals and noise")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run one study in one process: the real coordinator's and hospitals' code on simulated or given hospitals."""
+    from fedtwin_simulations.results import write_json
+    from fedtwin_simulations.single_run import run_single
+    from fedtwin_simulations.tables import show_results
+
+    results = run_single(study, sites=sites, data=data, seed=seed)
+    if as_json:
+        typer.echo(write_json(results), nl=False)
+    else:
+        show_results(Console(), results)
+
+
+@app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="a packaged experiment, or the path of a TOML file")],
+    data: Data = None,
+    as_json: AsJson = False,
+    workers: Workers = 2,
+) -> None:
+    """Compare methods and prices on one data set; exact held-out scores, with noised histograms beside them."""
+    from fedtwin_simulations.experiment import run_experiment
+    from fedtwin_simulations.results import write_json
+    from fedtwin_simulations.specification import read_experiment
+    from fedtwin_simulations.tables import show_results
+
+    found = read_experiment(name)
+    with _progress(found.title) as on_progress:
+        results = run_experiment(found, data=data, workers=workers, on_progress=on_progress)
+    if as_json:
+        typer.echo(write_json(results), nl=False)
+    else:
+        show_results(Console(), results)
+
+
+@app.command()
+def demo(
+    study: Annotated[str, typer.Option(help="virtual, heart, eicu, physionet2012, or the path of a TOML file")] = (
+        "virtual"
+    ),
+    data: Data = None,
+    output: Annotated[Path, typer.Option(help="a new folder, or one of an earlier demo")] = Path("demo"),
+    workers: Workers = 2,
+) -> None:
+    """Run four hospitals and a coordinator as real processes, one private study, then its comparisons."""
+    from fedtwin_simulations.demo import REPORT_JSON, REPORT_PAGE, run_demo
+    from fedtwin_simulations.specification import read_experiment
+    from fedtwin_simulations.tables import show_results
+
+    found, console, began = read_experiment(study), Console(), time.monotonic()
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:5.1f} s[/dim]  {line}", highlight=False)
+
+    say(f"[bold]{found.title}[/bold]")
+    with _end_on_signal(), _progress("comparisons") as on_progress:
+        results = run_demo(found, data=data, output=output, workers=workers, say=say, on_progress=on_progress)
+    show_results(console, results)
+    console.print(f"report: {output / REPORT_PAGE} and {output / REPORT_JSON}")
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="round")],
+    as_json: AsJson = False,
+) -> None:
+    """Measure what an issue set a goal for; exit with 1 when a goal is missed."""
+    from fedtwin_simulations.bench import run_bench
+    from fedtwin_simulations.results import write_json
+    from fedtwin_simulations.tables import bench_table
+
+    console = Console(stderr=True)
+    with _end_on_signal():
+        found = run_bench(name, say=lambda line: console.print(line, highlight=False))
+    if as_json:
+        typer.echo(write_json(found), nl=False)
+    else:
+        Console().print(bench_table(found))
+    if not all(row.holds for row in found.rows):
+        raise typer.Exit(EXIT_GOAL_MISSED)
+
+
+@app.command()
+def hospitals(
+    folder: Annotated[Path, typer.Argument(help="where one directory per hospital is written")],
+    sites: Annotated[int, typer.Option(min=1, help="number of hospitals")] = 4,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write simulated hospitals' files, in the format that a real hospital's reader expects."""
+    from fedtwin_simulations.virtual_hospitals import write_hospitals
+
+    for site in write_hospitals(folder, count=sites, seed=seed):
+        typer.echo(folder / site)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[OnProgress]:
+    """A bar on a terminal, a line at every tenth elsewhere; on standard error, so that JSON stays alone."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        told = 0.0
+
+        def tell(done: int, every: int) -> None:
+            nonlocal told
+            if done >= every or done / every >= told + QUIET_SHARE:
+                told = done / every
+                console.print(f"{title}: {done} of {every}", highlight=False)
+
+        yield tell
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None, visible=False)
+        yield lambda done, every: bar.update(task, completed=done, total=every, visible=True)
+
+
+@contextmanager
+def _end_on_signal() -> Iterator[None]:
+    """SIGTERM unwinds like an exception, so that every process that was started is stopped and reaped."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)

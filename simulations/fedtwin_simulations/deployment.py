@@ -1,0 +1,193 @@
+"""A whole consortium of real processes on this machine: made and driven by the commands that people type.
+
+Design note: nothing here imports the client or the server. Every hospital has a directory, keys and a node of its own,
+dials the coordinator over TLS, and is reached by nobody; that they share a machine is the one thing that is simulated.
+All processes end with the `with` block, however it ends, and every one is reaped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedtwin_shared.errors import FedtwinError
+from fedtwin_shared.flower_environment import flower_program
+from fedtwin_shared.supervision import Command, Supervisor, wait_until
+
+COMMAND_SECONDS = 120.0  # a command takes one or two seconds; a loaded machine may take many
+READY_SECONDS = 120.0
+STUDY_SECONDS = 1800.0
+
+Say = Callable[[str], None]
+
+
+class DeploymentError(FedtwinError):
+    """A command of the deployment failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One hospital's directory and ports."""
+
+    site: str
+    directory: Path
+    runtime_port: int
+    health_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A coordinator's directory and its hospitals'."""
+
+    coordinator: Path
+    nodes: tuple[Node, ...]
+    front_port: int
+
+
+def run_command(*arguments: str | Path, seconds: float = COMMAND_SECONDS) -> str:
+    """Run one `fedtwin` command to its end and return what it printed.
+
+    Raises `DeploymentError` with its own words when it fails.
+    """
+    line = [flower_program("fedtwin"), *map(str, arguments)]
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
+    if done.returncode != 0:
+        words = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        raise DeploymentError(field=f"fedtwin {' '.join(map(str, arguments[:3]))}", expected="exit code 0", found=words)
+    return done.stdout
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nothing listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def install(
+    folder: Path, sites: Sequence[str], *, maximum_epsilon: float, maximum_delta: float, say: Say = lambda line: None
+) -> Deployment:
+    """Make the directories of a coordinator and of `sites` under `folder`, and enrol every site."""
+    front, link, *others = free_ports(2 + 2 * len(sites))
+    coordinator = folder / "coordinator"
+    say("coordinator: keys, authority, certificate")
+    run_command(
+        *("server", "init", coordinator, "--name", "coordinator", "--address", f"localhost:{front}"),
+        *("--listen", f"127.0.0.1:{front}", "--link-port", str(link)),
+    )
+    invitation = json.loads(run_command("server", "status", coordinator, "--json"))["coordinator"]
+    nodes = []
+    for number, site in enumerate(sites):
+        say(f"hospital {site}: keys, configuration")
+        node = Node(
+            site=site,
+            directory=folder / "hospitals" / site,
+            runtime_port=others[2 * number],
+            health_port=others[2 * number + 1],
+        )
+        run_command(
+            *("client", "init", node.directory, "--name", site, "--superlink", invitation["address"]),
+            *("--coordinator-key", invitation["public_key"], "--ca", invitation["authority"]),
+            *("--bundle", invitation["bundle"], "--data", "data"),
+            *("--maximum-epsilon", str(maximum_epsilon), "--maximum-delta", str(maximum_delta)),
+            *("--runtime-port", str(node.runtime_port), "--health-port", str(node.health_port)),
+        )
+        run_command(
+            *("server", "enrol", coordinator, "--name", site, "--node-key", node.directory / "node.pub"),
+            *("--signing-key", (node.directory / "signing.pub").read_text(encoding="utf-8").strip()),
+        )
+        nodes.append(node)
+    return Deployment(coordinator=coordinator, nodes=tuple(nodes), front_port=front)
+
+
+@contextlib.contextmanager
+def running(deployment: Deployment, *, logs: Path) -> Iterator[Supervisor]:
+    """The deployment's processes, just started; everything is stopped and reaped afterwards."""
+    with Supervisor(node_commands(deployment, logs)) as supervisor:
+        yield supervisor
+
+
+def wait_until_online(deployment: Deployment, supervisor: Supervisor, *, say: Say = lambda line: None) -> None:
+    """Return once the coordinator hears from every hospital. Raises `SupervisionError` when that takes too long."""
+    seen = -1
+
+    def all_online() -> bool:
+        nonlocal seen
+        supervisor.step()
+        online = count_online(deployment)
+        if online != seen:
+            say(f"{online} of {len(deployment.nodes)} hospitals online")
+            seen = online
+        return online == len(deployment.nodes)
+
+    wait_until(all_online, what="hospitals online", deadline_seconds=READY_SECONDS, interval_seconds=0.5)
+
+
+def node_commands(deployment: Deployment, logs: Path) -> tuple[Command, ...]:
+    """Return one foreground process for the coordinator and one for each hospital."""
+    program = flower_program("fedtwin")
+    return (
+        Command(
+            name="coordinator",
+            arguments=(program, "server", "run", str(deployment.coordinator)),
+            log_file=logs / "coordinator.log",
+        ),
+        *(
+            Command(
+                name=node.site,
+                arguments=(program, "client", "run", str(node.directory)),
+                log_file=logs / f"{node.site}.log",
+            )
+            for node in deployment.nodes
+        ),
+    )
+
+
+def count_online(deployment: Deployment) -> int:
+    """Return how many of the hospitals' nodes the coordinator hears from."""
+    status = json.loads(run_command("server", "status", deployment.coordinator, "--json"))
+    return sum(node["status"] == "online" for node in status["nodes"])
+
+
+def follow_study(deployment: Deployment, signed: Path, *, say: Say) -> str:
+    """Start a signed study, hand every line that the command prints to `say`, and return fedtwin's id of the run.
+
+    Raises `DeploymentError` unless the run finishes.
+    """
+    line = [flower_program("fedtwin"), "server", "study", "start", str(deployment.coordinator), str(signed)]
+    printed: list[str] = []
+    process = subprocess.Popen(
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        assert process.stdout is not None
+        deadline = time.monotonic() + STUDY_SECONDS
+        for text in process.stdout:
+            printed.append(text.rstrip())
+            say(printed[-1])
+            if not time.monotonic() < deadline:
+                raise DeploymentError(field="study", expected=f"an end within {STUDY_SECONDS:g} s", found="none")
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if code != 0 or not printed:
+        raise DeploymentError(field="fedtwin server study start", expected="exit code 0", found="\n".join(printed[-5:]))
+    return printed[0].removeprefix("run ")
+
+
+def read_release(deployment: Deployment, run: str) -> tuple[Path, dict[str, Any]]:
+    """Return the released model's file and the coordinator's report about the run."""
+    folder = deployment.coordinator / "runs" / run / "release"
+    return folder / "model.npz", json.loads((folder / "report.json").read_text(encoding="utf-8"))

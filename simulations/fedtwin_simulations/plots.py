@@ -1,0 +1,88 @@
+"""Plots as SVG text, to stand inside a page: no file, no script, nothing fetched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+COLOURS = {
+    "private": "#0f766e",
+    "federated": "#1d4ed8",
+    "local": "#b45309",
+    "pooled": "#6b7280",
+    "budget": "#b91c1c",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a plot; `steps`: the value holds until the next point."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    dashed: bool = False
+    steps: bool = False
+
+
+def draw_lines(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
+    """Return a line plot as an SVG element."""
+    with _style():
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for line in lines:
+            axes.plot(
+                line.x,
+                line.y,
+                color=line.colour,
+                label=line.label,
+                linestyle="--" if line.dashed else "-",
+                marker="" if line.dashed or line.steps else "o",
+                drawstyle="steps-post" if line.steps else "default",
+            )
+        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.legend(frameon=False)
+        return _as_svg(figure, title)
+
+
+def draw_bars(groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, title: str, y: str) -> str:
+    """Return grouped bars as an SVG element: one group for each of `groups`, one bar of it for each of `bars`."""
+    with _style():
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        width = 0.8 / max(len(bars), 1)
+        for index, (label, values) in enumerate(bars.items()):
+            places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
+            axes.bar(places, values, width=width * 0.92, label=label, color=list(COLOURS.values())[index % 5])
+        known = [value for values in bars.values() for value in values if value == value]
+        axes.set_ylim(bottom=max(0.0, min(known, default=0.0) - 0.1), top=min(1.0, max(known, default=1.0) + 0.1))
+        axes.set_xticks(range(len(groups)), groups)
+        axes.set(title=title, ylabel=y)
+        axes.grid(visible=False, axis="x")
+        axes.legend(frameon=False, ncols=2)
+        return _as_svg(figure, title)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with mpl.rc_context():
+        mpl.rc("svg", fonttype="none", hashsalt="fedtwin")  # text stays text: it can be read aloud and searched
+        mpl.rc("font", family="sans-serif", size=10)
+        mpl.rc("axes", grid=True, axisbelow=True)
+        mpl.rc("axes.spines", top=False, right=False)
+        mpl.rc("grid", color="#e5e7eb")
+        yield
+
+
+def _as_svg(figure: Figure, title: str) -> str:
+    """The bare element, described for those who do not see it; without a date, so that the same data give the same."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace("<svg ", '<svg role="img" ', 1)
