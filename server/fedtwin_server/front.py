@@ -70,6 +70,7 @@ BODY_BYTES: Final = 64 * 1024 * 1024
 HEADER_BYTES: Final = 16 * 1024  # a SuperNode sends about 1 KiB
 REQUEST_SECONDS: Final = 120.0  # one body at 64 MiB over a slow hospital line; ends a client that drips bytes
 UPSTREAM_SECONDS: Final = 30.0
+HEALTH_SECONDS: Final = 2.0
 UPSTREAM_IDLE_SECONDS: Final = 3.0  # below uvicorn's 5 s, so that the SuperLink never closes what is about to be used
 IDLE_SECONDS: Final = 30  # above a SuperNode's slowest poll, so that it keeps its connection
 CONNECTIONS: Final = 512
@@ -105,29 +106,32 @@ def make_front(upstream: str, certificate_authority: Path, *, body_bytes: int = 
         raise FrontError(
             file=certificate_authority, expected="a readable PEM certificate", found=type(error).__name__
         ) from error
-    client = httpx.AsyncClient(
-        base_url=upstream,
+    # Not httpx's client: it keeps cookies, and so would carry one hospital's answer into another's request.
+    transport = httpx.AsyncHTTPTransport(
         verify=verification,
         trust_env=False,
-        follow_redirects=False,
-        timeout=UPSTREAM_SECONDS,
         limits=httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=UPSTREAM_IDLE_SECONDS),
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with client:
+        async with transport:
             yield
 
     application = Starlette(lifespan=lifespan)
     # Not `Route`: Starlette routes the decoded path, and %66leet must not be fleet.
-    application.router.default = _Gate(client, body_bytes=body_bytes)
+    application.router.default = _Gate(upstream.rstrip("/"), transport, body_bytes=body_bytes)
     return application
 
 
 def serve_front(settings: FrontSettings) -> None:
     """Serve until SIGTERM or SIGINT; requests in flight have three seconds to end."""
-    config = uvicorn.Config(
+    uvicorn.Server(front_configuration(settings)).run()
+
+
+def front_configuration(settings: FrontSettings) -> uvicorn.Config:
+    """How the front is served: TLS, HTTP/1.1 by the strict parser, no WebSocket, no access log."""
+    return uvicorn.Config(
         make_front(settings.upstream, settings.certificate_authority),
         host=settings.host,
         port=settings.port,
@@ -143,7 +147,6 @@ def serve_front(settings: FrontSettings) -> None:
         server_header=False,
         log_level="warning",
     )
-    uvicorn.Server(config).run()
 
 
 class _TooLargeError(Exception):
@@ -153,8 +156,9 @@ class _TooLargeError(Exception):
 class _Gate:
     """The one endpoint: decides, then forwards."""
 
-    def __init__(self, client: httpx.AsyncClient, *, body_bytes: int) -> None:
-        self._client = client
+    def __init__(self, upstream: str, transport: httpx.AsyncHTTPTransport, *, body_bytes: int) -> None:
+        self._upstream = upstream
+        self._transport = transport
         self._body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -183,18 +187,35 @@ class _Gate:
     async def _health(self) -> Response:
         """Public, so it says no more than yes or no."""
         try:
-            answer = await self._client.get("/health", timeout=2.0)
+            answer = await self._transport.handle_async_request(self._request("GET", HEALTH_PATH, HEALTH_SECONDS))
+            await answer.aclose()
         except httpx.HTTPError:
             return _refusal(503)
         return JSONResponse({"status": "ok"}) if answer.status_code == 200 else _refusal(503)
 
-    async def _forward(self, path: bytes, headers: list[tuple[bytes, bytes]], request: Request) -> Response:
-        outgoing = self._client.build_request(
-            "POST", path.decode("ascii"), headers=headers, content=_limited(request, self._body_bytes)
+    def _request(
+        self,
+        method: str,
+        path: bytes,
+        seconds: float,
+        *,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        content: AsyncIterator[bytes] | None = None,
+    ) -> httpx.Request:
+        return httpx.Request(
+            method,
+            self._upstream + path.decode("ascii"),
+            headers=headers,
+            content=content,
+            extensions={"timeout": httpx.Timeout(seconds).as_dict()},
         )
+
+    async def _forward(self, path: bytes, headers: list[tuple[bytes, bytes]], request: Request) -> Response:
+        body = _limited(request, self._body_bytes)
+        outgoing = self._request("POST", path, UPSTREAM_SECONDS, headers=headers, content=body)
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                answer = await self._client.send(outgoing, stream=True)
+                answer = await self._transport.handle_async_request(outgoing)
         except _TooLargeError:
             return _refusal(413)
         except TimeoutError:
@@ -204,7 +225,7 @@ class _Gate:
         except httpx.HTTPError:
             return _refusal(502)
         response = StreamingResponse(
-            answer.aiter_raw(), status_code=answer.status_code, background=BackgroundTask(answer.aclose)
+            _pieces(answer), status_code=answer.status_code, background=BackgroundTask(answer.aclose)
         )
         response.raw_headers = [(k.lower(), v) for k, v in answer.headers.raw if k.lower() in PASSED_RESPONSE_HEADERS]
         return response
@@ -237,6 +258,15 @@ async def _limited(request: Request, body_bytes: int) -> AsyncIterator[bytes]:
             raise _TooLargeError
         if piece:
             yield piece
+
+
+async def _pieces(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The answer as it comes. A hospital that goes away half-way must not keep a connection to the SuperLink."""
+    try:
+        async for piece in answer.aiter_raw():
+            yield piece
+    finally:
+        await answer.aclose()
 
 
 def _refusal(status: int) -> Response:
