@@ -3,7 +3,7 @@
 Design note: Flower's strategies also sample nodes (and wait for ever while too few are online), poll every three
 seconds and weigh by numbers that the sites send. Only their arithmetic is used here: FedAvg, FedProx (its proximal
 term is the sites' part), FedAvgM without momentum where the study sets a server learning rate, FedAdam and FedYogi
-(Reddi et al., ICLR 2021) with Flower's default β₁, β₂ and τ. Weights are the study's public constants.
+(Reddi et al., ICLR 2021) with Flower's default β₁ and β₂. Weights are the study's public constants.
 Every call builds a fresh strategy from the model's moments, so nothing survives between rounds but the checkpoint.
 """
 
@@ -60,7 +60,7 @@ def make_strategy(training: Training, model: GlobalModel) -> FedAvg:
     rate = training.server_learning_rate
     if training.algorithm in ("fedadam", "fedyogi"):
         kind = FedAdam if training.algorithm == "fedadam" else FedYogi
-        adaptive = kind(weighted_by_key=WEIGHT, eta=rate)
+        adaptive = kind(weighted_by_key=WEIGHT, eta=rate, tau=training.server_tau)
         adaptive.current_arrays = _copy(model.parameters)
         adaptive.m_t, adaptive.v_t = _copy(model.first_moment), _copy(model.second_moment)
         return adaptive

@@ -153,9 +153,11 @@ class Model(Section):
 
 
 class Training(Section):
-    """Rounds, and what a site does in one round.
+    """Rounds, and what a site does in one round. Weight decay spares biases, which no prior holds near zero.
 
     positive_weight: constant weight of patients with the outcome in the loss.
+    server_learning_rate, server_tau: η and τ of FedAdam and FedYogi (Reddi et al., ICLR 2021, algorithm 2); the others
+        move by server_learning_rate times the mean update.
     average_from_round: the released model is the mean of the global models from this round on (0: the last one).
     """
 
@@ -167,6 +169,7 @@ class Training(Section):
     weight_decay: NonNegative = 0.0
     proximal: NonNegative = 0.0
     server_learning_rate: Positive = 1.0
+    server_tau: Positive = 1e-3
     positive_weight: Positive = 1.0
     average_from_round: Annotated[int, Field(ge=0)] = 0
     minimum_sites: Count

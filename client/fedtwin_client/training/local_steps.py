@@ -45,8 +45,12 @@ def _make_step(study: Study, participant: Participant, network: Network, generat
     training, privacy = study.training, study.privacy
     weights = list(network.parameters())
     start = [weight.detach().clone() for weight in weights]
+    biases = [weight for name, weight in network.named_parameters() if name.endswith("bias")]
+    others = [weight for name, weight in network.named_parameters() if not name.endswith("bias")]
     optimizer = torch.optim.SGD(
-        weights, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+        [{"params": others, "weight_decay": training.weight_decay}, {"params": biases, "weight_decay": 0.0}],
+        lr=training.learning_rate,
+        momentum=training.momentum,
     )
 
     def add_proximal() -> None:

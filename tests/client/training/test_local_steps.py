@@ -104,7 +104,7 @@ def loss_gradient(study: Study, parameters: Parameters, examples: Examples) -> d
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("proximal", [0.0, 0.3])
-def test_plain_steps_are_gradient_descent_with_the_plans_denominator(name: str, proximal: float) -> None:
+def test_plain_steps_are_gradient_descent_with_the_plans_denominator_and_decay(name: str, proximal: float) -> None:
     rate, momentum, decay, learning_rate, patients = 1.0, 0.4, 0.05, 0.2, 20
     study = small_study(
         features={"windows": 2},
@@ -129,7 +129,7 @@ def test_plain_steps_are_gradient_descent_with_the_plans_denominator(name: str, 
         gradients = loss_gradient(study, weights, examples)
         for key, array in weights.items():
             slope = gradients[key].numpy().reshape(array.shape) / (rate * patients)
-            slope = slope + decay * array + proximal * (array - start[key])
+            slope = slope + (0 if key.endswith("bias") else decay) * array + proximal * (array - start[key])
             velocity[key] = momentum * velocity[key] + slope
         weights = {key: (array - learning_rate * velocity[key]).astype(np.float32) for key, array in weights.items()}
     found = run(study, examples, start=start)
