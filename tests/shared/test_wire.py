@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,26 @@ def archive() -> bytes:
 def test_what_is_not_exactly_the_announced_array_is_refused(data: bytes, shape: tuple[int, ...], kind: str) -> None:
     hostile = Array(dtype=kind, shape=shape, stype="numpy.ndarray", data=data)
     content = RecordDict({"envelope": ConfigRecord({"envelope": b"x"}), "arrays": ArrayRecord({"a": hostile})})
+    with pytest.raises(VerificationError, match="numpy arrays"):
+        unpack(content)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "serialization"),
+    [
+        (["1"], "float32", "numpy.ndarray"),
+        ([None], "float32", "numpy.ndarray"),
+        ([1.0], "float32", "numpy.ndarray"),
+        (7, "float32", "numpy.ndarray"),
+        ([1], ["float32"], "numpy.ndarray"),
+        ([1], "float32", "pickle"),
+    ],
+)
+def test_what_announces_an_array_may_be_of_any_type(shape: Any, kind: Any, serialization: Any) -> None:
+    hostile = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=header((1,)) + bytes(4))
+    arrays = ArrayRecord({"a": hostile})
+    arrays["a"].__dict__.update(shape=shape, dtype=kind, stype=serialization)  # Flower's own checks are not relied on
+    content = RecordDict({"envelope": ConfigRecord({"envelope": b"x"}), "arrays": arrays})
     with pytest.raises(VerificationError, match="numpy arrays"):
         unpack(content)
 
