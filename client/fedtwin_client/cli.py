@@ -62,6 +62,7 @@ def check(directory: Directory) -> None:
     """Read everything that a run would read, and say what is wrong: configuration, keys, data files, studies."""
     from fedtwin_client.config import read_directory
     from fedtwin_client.gate import open_gate
+    from fedtwin_client.health import is_reachable
     from fedtwin_client.node import check_files
     from fedtwin_client.reader import read_hospital
     from fedtwin_client.studies import open_studies
@@ -84,6 +85,8 @@ def check(directory: Directory) -> None:
         if approved is not None:
             state = "approved" if approved.attested else "not attested: approve it again"
             console.print(f"study {approved.study.name} version {approved.study.version}: {state}")
+    superlink = hospital.config.coordinator.superlink
+    console.print(f"coordinator {superlink}: {'can' if is_reachable(superlink) else 'cannot'} be reached from here")
     console.print(f"{hospital.config.name}: configuration, keys and data can be read")
 
 

@@ -34,6 +34,8 @@ def run_executor(installed: Installation) -> bool:
     with stop_on_signals() as stop:
         _prepare(installed)
 
+        LOGGER.info("%s answers tasks of %d studies", directory.config.name, len(installed.studies.digests()))
+
         def stop_when_broken(record: TaskRecord) -> None:
             if installed.journal.broken:
                 LOGGER.error("the journal could not be written; it is opened again")
@@ -66,7 +68,8 @@ def main() -> None:
     end_with_parent()  # before the seconds that importing torch takes
     from fedtwin_client.client_app import installation
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # A library has already put a handler of its own on the root logger: this one replaces it.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line for each poll
     try:
         whole = run_executor(installation())

@@ -126,6 +126,7 @@ def test_check_shows_what_was_quarantined_and_why(
     assert "implausible-value" in shown
     assert "unknown-unit" in shown
     assert "configuration, keys and data can be read" in shown
+    assert "coordinator localhost:1: cannot be reached from here" in shown
     assert "900" in directory.quarantine.read_text()
     assert stat.S_IMODE(directory.quarantine.stat().st_mode) == 0o600
 
