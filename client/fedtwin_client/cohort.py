@@ -22,15 +22,13 @@ from fedtwin_client.observation import Patients
 from fedtwin_client.reader import HospitalRecords
 from fedtwin_client.series import Cells, Series, select_series
 from fedtwin_shared.signal import CATEGORIES, SIGNALS, normalise
-from fedtwin_shared.study import Study, is_held_out
+from fedtwin_shared.study import LEVELS, Study, is_held_out
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 HINGE = 1.0  # of a typical standard deviation: where the two hinges of a value begin (`study.Series`)
-
-_CARRIED = ("mean", "min", "max", "first", "last")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -164,9 +162,9 @@ def _channels(
         carried = cells.carried() if features.carry_forward else np.zeros(1)
         for statistic in part.statistics:
             value, known = cells.statistic(statistic, step_hours=features.step_hours)
-            if statistic in _CARRIED:
+            if features.carry_forward and statistic in LEVELS:
                 value = np.where(known, value, carried)
-            yield from _with_hinges(value, known, part.hinges)
+            yield from _with_hinges(value, known, part.hinges and statistic in LEVELS)
     for fact in features.facts:
         number = patients.numbers.get(fact.signal, np.full(len(patients), np.nan))
         z = normalise(SIGNALS[fact.signal], number, limit=features.limit)[:, None]

@@ -43,6 +43,7 @@ NonNegative = Annotated[Number, Field(ge=0)]
 Rate = Annotated[Number, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Statistic = Literal["mean", "min", "max", "first", "last", "sd", "slope", "count", "observed"]
+LEVELS: frozenset[Statistic] = frozenset({"mean", "min", "max", "first", "last"})  # the statistics that are z-scores
 Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
@@ -74,7 +75,7 @@ class Eligibility(Section):
 class Series(Section):
     """One signal over time, reduced in every time step to some statistics.
 
-    hinges: adds max(0, z - 1) and max(0, -z - 1) of every statistic, so that a linear model sees both extremes.
+    hinges: adds max(0, z - 1), max(0, -z - 1) of every statistic in `LEVELS`, which shows a linear model both extremes.
     """
 
     signal: Key
@@ -334,7 +335,7 @@ class Study(Section):
         parts: list[str] = []
         for series in self.features.series:
             for statistic in series.statistics:
-                parts += _with_hinges(f"{series.signal}.{statistic}", series.hinges)
+                parts += _with_hinges(f"{series.signal}.{statistic}", series.hinges and statistic in LEVELS)
         for fact in self.features.facts:
             parts += _with_hinges(fact.signal, fact.hinges)
             parts += [f"{fact.signal}.observed"] if fact.observed else []
