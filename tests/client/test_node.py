@@ -184,9 +184,7 @@ def test_a_node_without_a_coordinator_says_so_and_a_killed_one_leaves_nothing_be
     port = directory.config.ports.health
     with running_node(directory) as node:
         wait_until(lambda: is_reachable(f"127.0.0.1:{port}"), what="health", deadline_seconds=30)
-        executor_log = directory.logs / "executor.log"
-        ready = "north answers tasks of 0 studies"
-        wait_until(lambda: ready in executor_log.read_text(), what="executor", deadline_seconds=30)
+        wait_until(lambda: "north answers tasks of 0 studies" in logs(directory), what="executor", deadline_seconds=30)
         status, body = get(port)
         assert (status, body["connected"]) == (503, False)
         started = children(node.pid)
