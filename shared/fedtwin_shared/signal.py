@@ -159,6 +159,7 @@ _ROWS = (
     _row("glasgow_eyes", "Glasgow coma score, eyes", "9267-6", "{score}", (1, 4), 3.5, 0.9, "linear", 4, "apache"),
     _row("glasgow_verbal", "Glasgow coma score, verbal", "9270-0", "{score}", (1, 5), 4, 1.5, "linear", 4, "apache"),
     _row("glasgow_motor", "Glasgow coma score, motor", "9268-4", "{score}", (1, 6), 5.5, 1.2, "linear", 4, "apache"),
+    _row("apache_three", "APACHE III score", "9265-0", "{score}", (0, 299), 50, 25, "linear", None, "apache"),
     # Breathing support
     _row("inspired_oxygen", "Inspired oxygen", "3150-0", "%", (21, 100), 45, 20, "linear", 4, "ventilation"),
     _row("oxygen_flow", "Inspired oxygen flow", "3151-8", "L/min", (0, 80), 3, 3, "linear", 4, "ventilation"),

@@ -44,14 +44,14 @@ def source(tmp_path: Path) -> Path:
     _write(folder, "hospital", "hospitalid region", [(7, "South"), (9, None)])
     worst = list(eicu_facts.WORST_OF_DAY)
     flags = [name for columns in eicu_facts.FLAGS.values() for name in columns]
-    aps = [*worst, "intubated", "vent", "meds"]
+    aps = [*worst, "intubated", "vent", "meds", "dialysis"]
     _write(
         folder,
         "apacheApsVar",
         "patientunitstayid " + " ".join(aps),
-        [(stay, *([-1] * len(worst)), 0, 1 if stay == 10 else 0, 0) for stay in (10, 11, 20, 40)],
+        [(stay, *([-1] * len(worst)), 0, 1 if stay == 10 else 0, 0, 0) for stay in (10, 11, 20, 40)],
     )
-    predictors = [name for name in flags if name not in ("intubated", "vent", "meds")]
+    predictors = [*(name for name in flags if name not in ("intubated", "vent", "meds")), "aids"]
     _write(
         folder,
         "apachePredVar",
@@ -118,6 +118,7 @@ def test_oddities_are_respected(source: Path, tmp_path: Path) -> None:
     )
     assert (first["invasive_ventilation"], first["vasopressor"], first["shock"]) == ("yes", "yes", "yes")
     assert first["care_limit"] == "no_resuscitation"  # the most limiting of the day
+    assert first["apache_three"] == 24  # of age alone: nothing was measured
     other = _patients(tmp_path, "northeast-or-unstated").loc["p4"]
     assert other["admission_diagnosis"] == "heart_surgery"
     assert other["vasopressor"] == "yes"  # from the infusion

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedtwin_simulations.datasets.apache_score import score_apache_three
 from fedtwin_simulations.datasets.hospital_files import find
 
 _MISSING = -1
@@ -130,6 +131,7 @@ def admission_facts(source: Path, stays: pd.DataFrame) -> pd.DataFrame:
         }
     ).set_axis(stays["stay"])
     facts = facts.assign(**{key: worst[column] for column, key in WORST_OF_DAY.items()})
+    facts["apache_three"] = score_apache_three(worst, predictors, facts["age"])
     for key, columns in FLAGS.items():
         facts[key] = _charted((both[list(columns)] == 1).any(axis=1))
     diagnosis = stays["apacheadmissiondx"].str.lower().set_axis(stays["stay"])
