@@ -65,8 +65,11 @@ def sign_study(study: Study, roster: Roster, key: Ed25519PrivateKey) -> bytes:
     Raises `VerificationError` when the study names another roster or a participant that the roster lacks.
     """
     check_agreement(study, roster)
-    payload = canonical_json({"roster": roster.model_dump(mode="json"), "study": study.model_dump(mode="json")})
-    return sign_envelope(payload, payload_type=STUDY_TYPE, key=key)
+    return sign_envelope(_payload(study, roster), payload_type=STUDY_TYPE, key=key)
+
+
+def _payload(study: Study, roster: Roster) -> bytes:
+    return canonical_json({"roster": roster.model_dump(mode="json"), "study": study.model_dump(mode="json")})
 
 
 def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") -> SignedStudy:
@@ -74,7 +77,8 @@ def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") ->
 
     Raises `VerificationError` unless
       (1) the holder of the public key `coordinator` signed it;
-      (2) its payload is canonical and is a valid study and roster;
+      (2) its payload is canonical, is a valid study and roster, and is what this version of fedtwin would write for
+          them (a version that knows other fields would give the study another digest);
       (3) the study names this roster, every participant is in it, and its coordinator is the signer.
     """
     # (1)
@@ -88,6 +92,8 @@ def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") ->
         study = check_document(document["study"], Study, file=file)
     except ConfigurationError as err:
         raise VerificationError(file=file, field=err.field, expected=err.expected, found=err.found) from err
+    if _payload(study, roster) != verified.payload:
+        raise VerificationError(file=file, field="payload", expected="this version's own form", found="another form")
     # (3)
     check_agreement(study, roster)
     if roster.coordinator.public_key != verified.signer:

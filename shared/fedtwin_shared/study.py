@@ -221,9 +221,9 @@ class Evaluation(Section):
     """
 
     rounds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
-    bins: Annotated[int, Field(ge=2, le=1000)] = 40
-    low: Number = -6.0
-    high: Number = 6.0
+    bins: Annotated[int, Field(ge=2, le=1000)] = 10  # every bin brings noise of its own: few tell more than many
+    low: Number = -4.0
+    high: Number = 2.0
     noise_multiplier: NonNegative
     subgroups: Annotated[tuple[Key, ...], Field(strict=False)] = ()
 

@@ -60,6 +60,14 @@ def test_a_validly_signed_payload_of_another_form_is_refused(payload: bytes) -> 
         verify_study(envelope, coordinator=WORLD.coordinator_key)
 
 
+def test_a_study_as_another_version_of_fedtwin_writes_it_is_refused() -> None:
+    document = {"roster": WORLD.roster.model_dump(mode="json"), "study": WORLD.study.model_dump(mode="json")}
+    del document["study"]["split"]["salt"]  # a field with a default that an older version did not know
+    envelope = sign_envelope(canonical_json(document), payload_type=STUDY_TYPE, key=WORLD.coordinator)
+    with pytest.raises(VerificationError, match="this version's own form"):
+        verify_study(envelope, coordinator=WORLD.coordinator_key)
+
+
 def test_a_coordinator_that_is_not_the_rosters_is_refused() -> None:
     other = Ed25519PrivateKey.generate()
     payload = canonical_json(
