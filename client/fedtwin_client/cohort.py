@@ -66,7 +66,8 @@ def missing_columns(records: HospitalRecords, study: Study) -> tuple[str, ...]:
     patients, features = records.patients, study.features
     part = ("part",) if study.split.rule == "column" else ()
     facts = (fact.signal for fact in features.facts)
-    needed = (study.outcome, *part, *facts, *features.categories, *study.evaluation.subgroups)
+    required = (key for key in study.cohort.requires if key not in SIGNALS)  # a signal may be measured instead
+    needed = (study.outcome, *part, *facts, *features.categories, *study.evaluation.subgroups, *required)
     present = {*patients.numbers, *patients.levels, *patients.outcomes, *(() if patients.part is None else ("part",))}
     return tuple(dict.fromkeys(name for name in needed if name not in present))
 
@@ -106,7 +107,8 @@ def form_cohort(records: HospitalRecords, study: Study, site: str) -> Cohort:
 
 
 def _missing(records: HospitalRecords, name: str, expected: str) -> DataError:
-    return DataError(file=records.folder / "patients", field=name, expected=expected, found="no such column")
+    file = records.folder / records.tallies[0].file
+    return DataError(file=file, field=name, expected=expected, found="no such column")
 
 
 def _parts(patients: Patients, study: Study) -> npt.NDArray[np.str_]:

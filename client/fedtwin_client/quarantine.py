@@ -18,6 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
+from fedtwin_client.errors import DataError
+
 COLUMNS = ("file", "row", "reason", "patient", "time", "signal", "value", "unit")
 
 
@@ -110,17 +112,23 @@ def count(entries: Iterable[Entry]) -> dict[Reason, int]:
 
 
 def write_quarantine(path: Path, entries: Iterable[Entry]) -> None:
-    """Write all rejected rows to `path` as CSV, replacing what was there.
+    """Write all rejected rows to `path` as CSV, replacing what was there. Raises `DataError` when it cannot.
 
     - mode 0600 from its first byte on, whole or not at all
     - an empty quarantine is a file with its header only, so that an old one does not stay
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        csv.write_csv(pa.concat_tables([_SCHEMA.empty_table(), *_tables(entries)]), stream)
-    os.replace(draft, path)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                csv.write_csv(pa.concat_tables([_SCHEMA.empty_table(), *_tables(entries)]), stream)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as err:
+        raise DataError(file=path, expected="a place to write the quarantine", found=type(err).__name__) from err
 
 
 _SCHEMA = pa.schema([(name, pa.large_string()) for name in COLUMNS])

@@ -103,7 +103,7 @@ def _read_csv(path: Path) -> Table:
         return "skip"
 
     columns = csv.read_csv(
-        io.BytesIO(b"\n".join(lines)),
+        io.BytesIO(b"\n".join([*lines, b""])),
         read_options=csv.ReadOptions(use_threads=False),  # only then rows are numbered
         parse_options=csv.ParseOptions(invalid_row_handler=put_aside),
         convert_options=csv.ConvertOptions(

@@ -227,7 +227,7 @@ def test_groups_are_everybody_and_the_levels_of_each_category(tmp_path: Path) ->
 def test_a_missing_outcome_or_part_is_fatal_before_anything_is_spent(tmp_path: Path, split: str, column: str) -> None:
     row = patient("anna", age=50, **({} if column == "deteriorated" else {"deteriorated": 1}))
     records = records_of(tmp_path, [row], [])
-    with pytest.raises(DataError, match=f"patients: {column}: expected a column of .*, found no such column"):
+    with pytest.raises(DataError, match=rf"patients\.csv: {column}: expected a column of .*, found no such column"):
         form_cohort(records, small_study(split={"rule": split}), "north")
 
 
@@ -235,11 +235,13 @@ def test_other_missing_columns_are_named_and_unknown(tmp_path: Path) -> None:
     study = small_study(
         features={"facts": [{"signal": "age"}, {"signal": "height"}], "categories": ["sex"]},
         evaluation={"subgroups": ["sex", "exercise_angina"]},
+        cohort={"requires": ["age", "heart_rate", "chest_pain"]},
     )
-    records = records_of(tmp_path, [patient("anna", age=62, deteriorated=1)], [])
-    assert missing_columns(records, study) == ("height", "sex", "exercise_angina")
+    records = records_of(tmp_path, [patient("anna", age=62, deteriorated=1)], [observation("anna", 1, 80)])
+    assert missing_columns(records, study) == ("height", "sex", "exercise_angina", "chest_pain")
+    study = study.model_copy(update={"cohort": small_study().cohort})
     found = form_cohort(records, study, "north").train
-    assert found.mask[0, 0, 0].tolist() == [False, True, False, False, False]
+    assert found.mask[0, 0, 1].tolist() == [True, True, False, False, False]
 
 
 def test_nobody_is_a_cohort_too(tmp_path: Path) -> None:

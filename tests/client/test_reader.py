@@ -335,3 +335,41 @@ def test_nothing_is_lost_and_order_means_nothing(
     assert of_rows.total == len(rows)
     assert of_rows.accepted == len(one.observations)
     assert of_rows.accepted + len(read_rows(quarantine)) == of_rows.total
+
+
+# No line breaks: a field of this format has none, and a file is read line by line.
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=12)
+NOISE = st.fixed_dictionaries(
+    {
+        name: st.one_of(TEXT, st.sampled_from(["anna", "heart_rate", "80"]))
+        for name in ("patient", "time", "signal", "value", "unit")
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(NOISE, min_size=1, max_size=8), facts=st.lists(TEXT, min_size=4, max_size=4))
+def test_any_text_is_read_without_a_failure(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]], facts: list[str]
+) -> None:
+    strange = dict(zip(("age", "sex", "died", "part"), facts, strict=True))
+    folder = write_folder(tmp_path_factory.mktemp("noise"), [ANNA | strange, BEN], rows)
+    records = read_hospital(folder, quarantine=folder / "quarantine.csv")
+    assert "anna" in records.patients.ids
+    assert [one.total for one in records.tallies] == [2, 8, len(rows)]
+    assert records.tallies[-1].accepted == len(records.observations)
+
+
+def test_a_header_alone_is_an_empty_hospital(tmp_path: Path) -> None:
+    (tmp_path / "patients.csv").write_text("patient,admitted,age,sex,died\n")
+    (tmp_path / "observations.csv").write_text("patient,time,signal,value,unit\n")
+    records = read_hospital(tmp_path)
+    assert (len(records.patients), len(records.observations)) == (0, 0)
+    assert [one.total for one in records.tallies] == [0, 0, 0]
+
+
+def test_a_quarantine_that_cannot_be_written_is_our_own_error(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", [ANNA])
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(DataError, match="expected a place to write the quarantine"):
+        read_hospital(folder, quarantine=tmp_path / "taken" / "quarantine.csv")

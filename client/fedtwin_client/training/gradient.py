@@ -17,6 +17,7 @@ from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedtwin_client.training.batch import Batch
 
@@ -47,9 +48,8 @@ def check_layers(network: nn.Module) -> None:
     - batch normalisation and every other layer that mixes patients or keeps buffers is refused
     """
     for name, layer in network.named_modules():
-        if not [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
-            continue
-        if type(layer) is not nn.Linear:
+        owns = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+        if isinstance(layer, _BatchNorm) or (owns and type(layer) is not nn.Linear):
             raise TypeError(
                 f"layer {name or 'network'}: expected nn.Linear, found {type(layer).__name__}: it may mix patients or "
                 "has no per-patient gradient; normalise with public constants instead of BatchNorm, write a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 import torch
 
@@ -14,7 +15,7 @@ from fedtwin_client.training.gradient import PlainStep, PrivateStep, Step
 from fedtwin_shared.models import Parameters
 from fedtwin_shared.study import Participant, Study
 
-logger = logging.getLogger(__name__)
+LOGGER: Final = logging.getLogger("fedtwin.training")
 
 
 def train(
@@ -37,7 +38,7 @@ def train(
     for _ in range(study.training.local_steps):
         step(draw_batch(everybody, rate=study.privacy.sampling_rate, generator=generator))
     if isinstance(step, PrivateStep) and step.discarded:
-        logger.warning("%s: gradients that were not finite counted as zero", study.name)
+        LOGGER.warning("%s: gradients that were not finite counted as zero", study.name)
     return extract_parameters(study, network)
 
 

@@ -123,7 +123,10 @@ def test_numbers_without_meaning_are_refused(name: str, value: float) -> None:
         make_step(nn.Sequential(nn.Linear(2, 1)), **{name: value})
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.Conv1d(4, 4, 3), nn.LSTM(4, 4), nn.LayerNorm(4)])
+BARE_NORM = nn.BatchNorm1d(4, affine=False, track_running_stats=False)  # neither parameters nor buffers
+
+
+@pytest.mark.parametrize("layer", [BARE_NORM, nn.BatchNorm1d(4), nn.Conv1d(4, 4, 3), nn.LSTM(4, 4), nn.LayerNorm(4)])
 def test_layers_that_could_mix_patients_are_refused_with_what_to_use_instead(layer: nn.Module) -> None:
     network = nn.Sequential(nn.Linear(4, 4), layer)
     with pytest.raises(

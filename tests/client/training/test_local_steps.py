@@ -130,7 +130,7 @@ def test_plain_steps_are_gradient_descent_with_the_plans_denominator_and_decay(n
         for key, array in weights.items():
             slope = gradients[key].numpy().reshape(array.shape) / (rate * patients)
             slope = slope + (0 if key.endswith("bias") else decay) * array + proximal * (array - start[key])
-            velocity[key] = momentum * velocity[key] + slope
+            velocity[key] = (momentum * velocity[key] + slope).astype(np.float32)
         weights = {key: (array - learning_rate * velocity[key]).astype(np.float32) for key, array in weights.items()}
     found = run(study, examples, start=start)
     for key, array in weights.items():
