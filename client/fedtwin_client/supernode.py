@@ -200,6 +200,7 @@ def remember_node(node_file: Path) -> None:
 def sign_off(settings: SuperNodeSettings, node_file: Path) -> None:
     """Deactivate what a killed SuperNode of this directory left online; whatever goes wrong is left to the start."""
     import httpx
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
     from flwr.proto.fleet_pb2 import DeactivateNodeRequest
@@ -208,11 +209,13 @@ def sign_off(settings: SuperNodeSettings, node_file: Path) -> None:
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-    key = load_ssh_private_key(settings.private_key.read_bytes(), None)
+    expected = "an OpenSSH private key on a NIST curve"
+    try:
+        key = load_ssh_private_key(settings.private_key.read_bytes(), None)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise SuperNodeError(file=settings.private_key, expected=expected, found=type(error).__name__) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SuperNodeError(
-            file=settings.private_key, expected="an OpenSSH private key on a NIST curve", found=type(key).__name__
-        )
+        raise SuperNodeError(file=settings.private_key, expected=expected, found=type(key).__name__)
     if not node_file.exists():
         return
     interceptors: list[ProtobufClientInterceptor] = [

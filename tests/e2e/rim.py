@@ -41,6 +41,7 @@ clientapp = "tests.e2e.toy_site:app"
 [tool.flwr.app.config]
 rounds = 1
 nodes = 1
+first = 0
 """
 FRONT = """\
 import sys
@@ -51,6 +52,15 @@ serve_front(FrontSettings(host="127.0.0.1", port=int(port), certificate=Path(cer
     upstream=upstream, certificate_authority=Path(authority)))
 """
 QUICK = RestartPolicy(first_delay_seconds=0.3, longest_delay_seconds=3.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What the toy ServerApp wrote about one round."""
+
+    number: int
+    seconds: float
+    replies: list[dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +76,28 @@ class Rim:
     coordinator: Supervisor
     sites: tuple[Supervisor, ...]
 
-    def run(self, *, rounds: int, nodes: int, bundle: Path | None = None, deadline_seconds: float = 180) -> list[dict]:  # type: ignore[type-arg]  # lines of a JSON file
+    def run(
+        self, *, rounds: int, nodes: int, first: int = 0, bundle: Path | None = None, deadline_seconds: float = 180
+    ) -> list[Round]:
         """Submit, wait for the end, and return one record per round."""
-        before = len(self.results())
-        config = {"rounds": str(rounds), "nodes": str(nodes)}
+        before = len(self.rounds())
+        config = {"rounds": str(rounds), "nodes": str(nodes), "first": str(first)}
         run_id = submit_run(self.control, bundle or self.bundle, config)
+        self.wait_for_end(run_id, deadline_seconds=deadline_seconds)
+        return self.rounds()[before:]
+
+    def wait_for_end(self, run_id: int, *, deadline_seconds: float = 180) -> None:
         wait_until(
-            lambda: len(self.results()) >= before + rounds or run_status(self.control, run_id).finished,
+            lambda: run_status(self.control, run_id).finished,
             what=f"run {run_id}",
             deadline_seconds=deadline_seconds,
             interval_seconds=0.5,
         )
-        return self.results()[before:]
 
-    def results(self) -> list[dict]:  # type: ignore[type-arg]  # lines of a JSON file
+    def rounds(self) -> list[Round]:
         path = self.directory / "results"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [Round(**json.loads(line)) for line in lines]
 
     def logs(self) -> str:
         return "\n".join(f"== {path}\n{path.read_text()[-4000:]}" for path in self.directory.rglob("*.log"))

@@ -19,14 +19,14 @@ ROUND_SECONDS = 120.0
 def main(grid: Grid, context: Context) -> None:
     """`rounds` rounds over `nodes` nodes; appends one JSON line per round to the file in TOY_RESULTS."""
     rounds, nodes = int(str(context.run_config["rounds"])), int(str(context.run_config["nodes"]))
-    results = Path(os.environ["TOY_RESULTS"])
-    for number in range(rounds):
+    results, first = Path(os.environ["TOY_RESULTS"]), int(str(context.run_config["first"]))
+    for number in range(first, first + rounds):
         while len(node_ids := list(grid.get_node_ids())) < nodes:
             time.sleep(0.2)
         started = time.monotonic()
         replies = exchange(grid, [toy_message(node_id, number) for node_id in node_ids])
         line = {
-            "round": number,
+            "number": number,
             "seconds": time.monotonic() - started,
             "replies": [describe(reply) for reply in replies],
         }
