@@ -77,7 +77,7 @@ def demo(
     ),
     data: Data = None,
     output: Annotated[Path, typer.Option(help="a new folder, or one of an earlier demo")] = Path("demo"),
-    workers: Workers = 2,
+    workers: Workers = 1,
 ) -> None:
     """Run four hospitals and a coordinator as real processes, one private study, then its comparisons."""
     from fedtwin_simulations.demo import REPORT_JSON, REPORT_PAGE, run_demo

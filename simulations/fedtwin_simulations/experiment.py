@@ -7,7 +7,6 @@ on every seed of a fixed split, so it runs once there.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import tempfile
 import time
@@ -31,8 +30,6 @@ class Laboratory:
     """One process's hospitals in memory, and what it takes to run any job on them."""
 
     def __init__(self, experiment: Experiment, folders: Mapping[str, Path], *, data: Path | None) -> None:
-        # Flower says at every round how many replies came, and an experiment has thousands.
-        logging.getLogger("flwr").setLevel(logging.ERROR)
         self.experiment = experiment
         self.folders, self.data = dict(folders), data
         self.gathered: Gathered = read_hospitals(folders)

@@ -8,6 +8,7 @@ What is added after the run, the exact scores, exists in simulations only.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def run_study(
     - with privacy, noise follows from `seed`, so that the same seed gives the same bits again
     """
     began = time.monotonic()
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # it says at every round how many replies came
     signed = verify_study(
         sign_study(study, consortium.roster, consortium.coordinator),
         coordinator=format_public_key(consortium.coordinator.public_key()),

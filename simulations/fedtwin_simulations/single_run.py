@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 import tomllib
@@ -42,7 +41,6 @@ def run_single(study: str, *, sites: int = 4, data: Path | None = None, seed: in
     the participants' place. Raises `ConfigurationError`, `DataError`, `RunError`.
     """
     began = time.monotonic()
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     document = read_document(study)
     with tempfile.TemporaryDirectory(prefix="fedtwin-") as scratch:
         folder = data or Path(scratch)
