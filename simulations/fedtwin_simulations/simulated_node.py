@@ -1,4 +1,4 @@
-"""A hospital's node as real processes, but with a simulation's policy and seeded chance: to compare the two runtimes."""
+"""A hospital's node as real processes, but with a simulation's policy and seeded chance: to compare the two runtimes.
 
     python -m fedtwin_simulations.simulated_node DIRECTORY [--approve STUDY] [--seed N]
 
