@@ -64,7 +64,7 @@ class SuperNodeSettings:
     directory: Path  # FLWR_HOME, lock and node id; one per SuperNode
     secret_file: Path | None = None  # shared with the executor; without it any local process can take tasks
     node_config: str = ""
-    poll_seconds: float = 0.05
+    poll_seconds: float = 0.1  # each poll is a write to the SuperLink's database, some 8 ms of its one interpreter
 
     def __post_init__(self) -> None:
         if not 0 < self.poll_seconds <= LONGEST_IDLE_SECONDS:
@@ -263,7 +263,7 @@ def _parse(arguments: Sequence[str] | None) -> SuperNodeSettings:
     parser.add_argument("--directory", required=True, type=Path, help="this node's own directory")
     parser.add_argument("--secret-file", type=Path, help="secret shared with the executor")
     parser.add_argument("--node-config", default="", help="key=value pairs of Flower's node configuration")
-    parser.add_argument("--poll-seconds", type=float, default=0.05, help="shortest wait between two polls")
+    parser.add_argument("--poll-seconds", type=float, default=0.1, help="shortest wait between two polls")
     return SuperNodeSettings(**vars(parser.parse_args(arguments)))
 
 
