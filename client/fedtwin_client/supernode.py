@@ -42,10 +42,12 @@ from fedtwin_shared.supervision import end_with_parent
 if TYPE_CHECKING:
     from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
     from flwr.supernode.nodestate import NodeState
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 IDLE_SHARE: Final = 0.05  # of the time already spent idle; bounds the latency that polling adds
 LONGEST_IDLE_SECONDS: Final = 3.0  # Flower's own idle poll
 LONGEST_OBJECT_SECONDS: Final = 1.0
+NO_RUN: Final = 0  # Flower's ids of runs are positive
 HOLD_SECONDS: Final = 0.4  # of an executor's request; an executor that stops waits for it to end
 
 
@@ -139,6 +141,8 @@ def shorten_waits(poll_seconds: float) -> None:
             idle_since = time.monotonic()
             task_ended.clear()
             message_complete.set()
+        elif has_waiting_reply(named["state"]):
+            return NO_RUN  # anything but None: then the loop sends replies
         return run_id
 
     def push_and_note(*arguments: Any, **named: Any) -> None:
@@ -166,6 +170,18 @@ def shorten_waits(poll_seconds: float) -> None:
     )
     _replace(runtime_handlers, acquire_task=acquire_when_complete)
     _replace(InMemoryNodeState, finish_task=finish_and_note)
+
+
+def has_waiting_reply(state: InMemoryNodeState) -> bool:
+    """Whether a reply is there that was not sent.
+
+    Flower sends replies after it has received a message, and only then. When a run was killed while its message was on
+    the way, an error reply for that message goes out in the place of the next run's reply, which would wait for ever.
+    """
+    with state.lock_msg_store:
+        return any(
+            entry.message.metadata.reply_to_message_id and not entry.is_retrieved for entry in state.msg_store.values()
+        )
 
 
 def hide_processing_time() -> None:

@@ -8,9 +8,12 @@ import importlib.metadata
 import inspect
 import textwrap
 
+from flwr.app import Message, RecordDict
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.supercore.constant import PULL_INITIAL_BACKOFF
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import main as supernode_main
 from flwr.supernode import start_client_internal as loop
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -18,7 +21,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 from flwr.supernode.servicer.runtime import runtime_handlers
 
-from fedtwin_client.supernode import LONGEST_IDLE_SECONDS
+from fedtwin_client.supernode import LONGEST_IDLE_SECONDS, has_waiting_reply
 
 CHANGED = "Flower changed what client/fedtwin_client/supernode.py relies on: "
 
@@ -75,6 +78,24 @@ def test_the_node_state_has_the_methods_that_are_wrapped() -> None:
     for name, parameters in wanted.items():
         assert list(inspect.signature(getattr(InMemoryNodeState, name)).parameters) == parameters, CHANGED + name
     assert "set_node_id(node_id)" in inspect.getsource(loop.start_client_internal), CHANGED + "set_node_id"
+
+
+def test_a_reply_that_was_not_sent_is_seen_and_makes_the_loop_send() -> None:
+    body = inspect.getsource(loop.start_client_internal)
+    assert "if run_id is None:" in body, CHANGED + "when replies are sent"
+    assert "is_retrieved" in inspect.getsource(InMemoryNodeState.get_messages_legacy), CHANGED + "is_retrieved"
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 2, 3
+    state = InMemoryNodeState(InMemoryObjectStore())
+    request = Message(RecordDict(), dst_node_id=2, message_type="train")
+    request.metadata.__dict__["_message_id"] = "request"
+    state.store_message(request)
+    assert not has_waiting_reply(state)
+    reply = Message(RecordDict(), reply_to=request)
+    reply.metadata.__dict__["_message_id"] = "reply"
+    state.store_message(reply)
+    assert has_waiting_reply(state)
+    assert len(state.get_messages_legacy(is_reply=True)) == 1
+    assert not has_waiting_reply(state)
 
 
 def test_signing_off_speaks_as_a_supernode_does() -> None:
