@@ -23,6 +23,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedtwin_server.config import DIRECTORY_VARIABLE, read_directory
 from fedtwin_server.errors import RunError
+from fedtwin_server.pace import Pace
 from fedtwin_server.release import describe_measurement, describe_record, describe_run
 from fedtwin_server.rounds import (
     Answers,
@@ -48,8 +49,8 @@ from fedtwin_shared.wire import pack, unpack
 
 LOGGER = logging.getLogger("fedtwin.coordinator")
 
-LOOK_SECONDS = 1.0  # between two looks at who is online
-SHORTEST_PAUSE_SECONDS = 0.02
+ASK_SECONDS = 1.0  # between two looks at who is online
+SHORTEST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
 PAUSE_SHARE = 0.02  # of the time waited so far: polling makes a round at most this much longer, and long ones cheap
 ASKS = 3  # how often one node is asked in one round when the transport fails
@@ -122,10 +123,11 @@ def conduct(run: Run, grid: Grid) -> RunState:
     study, state = run.signed.study, run.store.load()
     if state.study != study.digest:
         raise RunError(field="study", expected=f"the run's study {state.study}", found=study.digest)
+    paces = dict.fromkeys(Task, Pace())
     while (plan := plan_round(study, state)) is not None:
         # The stored state names this plan, so it was durable before the first message goes out.
         began = run.clock()
-        answers = exchange(run, grid, plan, model_to_send(study, state))
+        answers, paces[plan.task] = exchange(run, grid, plan, model_to_send(study, state), pace=paces[plan.task])
         result = finish_round(study, state, answers, aggregate=aggregate_updates)
         run.store.save(result.state)
         _note(run, result, seconds=run.clock() - began)
@@ -140,8 +142,8 @@ def conduct(run: Run, grid: Grid) -> RunState:
     return state
 
 
-def exchange(run: Run, grid: Grid, plan: RoundPlan, parameters: Parameters) -> Answers:
-    """Ask every node that is online for one task and return what came back.
+def exchange(run: Run, grid: Grid, plan: RoundPlan, parameters: Parameters, *, pace: Pace) -> tuple[Answers, Pace]:
+    """Ask every node that is online for one task; return what came back and the pace for the next task of its kind.
 
     - it ends when `is_settled` says so: never later than the study's deadline, plus one request
     - a node that comes online while the round is open is asked, too
@@ -149,20 +151,30 @@ def exchange(run: Run, grid: Grid, plan: RoundPlan, parameters: Parameters) -> A
     began = run.clock()
     inbox = _Inbox(run=run, envelope=sign_round_plan(plan, run.key), task=plan.task)
     content = pack(inbox.envelope, parameters)
-    looked: float | None = None
+    asked, sent = -ASK_SECONDS, 0.0  # when it was last looked who is online, and when somebody was last asked
+    looks, longest_look = 0, 0.0
     while True:
-        waited = run.clock() - began
-        if looked is None or waited - looked >= LOOK_SECONDS:
-            nodes = inbox.unasked(grid.get_node_ids())
-            messages = [Message(content, node, plan.task.value) for node in nodes]
-            inbox.note_asked(nodes, list(grid.push_messages(messages)) if messages else [])
-            looked = waited
-        for reply in inbox.pull(grid):
-            inbox.take(reply)
+        now = run.clock() - began
+        if now - asked >= ASK_SECONDS:
+            asked = now
+            if nodes := inbox.unasked(grid.get_node_ids()):
+                inbox.note_asked(
+                    nodes, list(grid.push_messages(Message(content, node, plan.task.value) for node in nodes))
+                )
+                sent = run.clock() - began
+        now = run.clock() - began
+        if inbox.waiting and now - sent >= pace.first_look_seconds:
+            for reply in inbox.pull(grid):
+                inbox.take(reply)
+            looks, longest_look = looks + 1, max(longest_look, run.clock() - began - now)
         waited = run.clock() - began
         if inbox.is_settled(waited):
-            return inbox.answers()
-        run.sleep(min(max(SHORTEST_PAUSE_SECONDS, waited * PAUSE_SHARE), LONGEST_PAUSE_SECONDS))
+            if not inbox.waiting:  # a site that did not answer says nothing about when the others do
+                pace = pace.after(looks=looks, settled_seconds=waited - sent, longest_look_seconds=longest_look)
+            return inbox.answers(), pace
+        pause = min(max(SHORTEST_PAUSE_SECONDS, waited * PAUSE_SHARE), LONGEST_PAUSE_SECONDS)
+        ahead = pace.first_look_seconds - (waited - sent) if inbox.waiting else 0.0
+        run.sleep(min(ahead, LONGEST_PAUSE_SECONDS) if ahead > 0 else pause)
 
 
 @dataclass(slots=True, kw_only=True)

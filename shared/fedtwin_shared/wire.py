@@ -1,74 +1,94 @@
-"""Signed envelopes and arrays as Flower records, and back: the only place where the two vocabularies meet.
+"""Signed envelopes and arrays as one Flower record, and back: the only place where the two vocabularies meet.
+
+Design note: everything travels in one `ConfigRecord` of two byte strings. Flower stores and fetches every array of an
+`ArrayRecord`, and every chunk of it, as an object of its own by a request of its own, on each of four legs; a model of
+two small arrays cost eight requests a leg and now costs three. The arrays' bytes are a canonical header (names, types
+and shapes) followed by their numbers, little-endian, in C order.
 
 - a record with any field beside the envelope and the arrays is refused, so nothing undeclared can ride along
+- bytes that are not exactly what `pack` writes are refused before anything is allocated
 """
 
 from __future__ import annotations
 
-import functools
-import io
 import math
-import operator
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.round import Arrays
+from fedtwin_shared.signing import canonical_json, parse_canonical
 
-ENVELOPE = "envelope"
-ARRAYS = "arrays"
-SERIALIZATION: Final = "numpy.ndarray"  # Flower's name of the .npy format
+RECORD: Final = "fedtwin"
+ENVELOPE: Final = "envelope"
+ARRAYS: Final = "arrays"
 NUMBERS: Final = frozenset({"float32", "float64", "int64"})
+MAX_HEADER_BYTES: Final = 1 << 20  # names and shapes of 10,000 arrays; prevents DoS
 
 
 def pack(envelope: bytes, arrays: Arrays) -> RecordDict:
     """Return the content of one Flower message."""
-    return RecordDict(
-        {
-            ENVELOPE: ConfigRecord({ENVELOPE: envelope}),
-            ARRAYS: ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in arrays.items()}),
-        }
-    )
+    return RecordDict({RECORD: ConfigRecord({ENVELOPE: envelope, ARRAYS: encode_arrays(arrays)})})
 
 
 def unpack(content: RecordDict) -> tuple[bytes, Arrays]:
     """Return the envelope and the arrays of one Flower message. Raises `VerificationError` for any other form."""
-    if set(content) != {ENVELOPE, ARRAYS}:
-        raise VerificationError(field="content", expected="envelope and arrays", found=f"{len(content)} records")
-    config, arrays = content[ENVELOPE], content[ARRAYS]
-    if not isinstance(config, ConfigRecord) or not isinstance(arrays, ArrayRecord) or set(config) != {ENVELOPE}:
+    record = content.get(RECORD)
+    if set(content) != {RECORD} or not isinstance(record, ConfigRecord) or set(record) != {ENVELOPE, ARRAYS}:
         raise VerificationError(field="content", expected="one envelope and its arrays", found="other records")
-    envelope = config[ENVELOPE]
-    if not isinstance(envelope, bytes):
-        raise VerificationError(field="envelope", expected="bytes", found=type(envelope).__name__)
-    return envelope, {name: _decode(array) for name, array in arrays.items()}
+    envelope, arrays = record[ENVELOPE], record[ARRAYS]
+    if not isinstance(envelope, bytes) or not isinstance(arrays, bytes):
+        raise VerificationError(field="content", expected="bytes", found="another type")
+    return envelope, decode_arrays(arrays)
 
 
-def _decode(array: Array) -> npt.NDArray[np.generic]:
-    """Return the array, without `numpy.load`: that also opens archives, and allocates whatever a header claims.
+def encode_arrays(arrays: Arrays) -> bytes:
+    """Return the header's length (4 bytes, big-endian), the header and the numbers of each array in turn.
 
-    The header is not parsed either: it must be, byte for byte, the one of the announced type and shape.
+    Raises `TypeError` for arrays of anything but float32, float64 and int64.
     """
-    try:
-        shape = tuple(operator.index(size) for size in array.shape)
-        if array.stype != SERIALIZATION or array.dtype not in NUMBERS or not all(0 <= size < 2**63 for size in shape):
-            raise ValueError("another serialization")
-        header, kind = _header(array.dtype, shape), np.dtype(array.dtype)
-        # Compared before anything is allocated.
-        if len(array.data) != len(header) + math.prod(shape) * kind.itemsize or not array.data.startswith(header):
-            raise ValueError("another header or size")
-        return np.frombuffer(array.data, dtype=kind, offset=len(header)).reshape(shape).copy()
-    except (TypeError, ValueError) as err:  # what a peer announces may be of any type
-        raise VerificationError(field="arrays", expected="numpy arrays", found="something else") from err
+    header, numbers = [], []
+    for name, array in arrays.items():
+        if array.dtype.name not in NUMBERS:
+            raise TypeError(f"expected one of {sorted(NUMBERS)}, found {array.dtype}")
+        header.append([name, array.dtype.name, list(array.shape)])
+        numbers.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    encoded = canonical_json(header)
+    return b"".join([len(encoded).to_bytes(4, "big"), encoded, *numbers])
 
 
-@functools.lru_cache(maxsize=256)
-def _header(kind: str, shape: tuple[int, ...]) -> bytes:
-    """Return what `numpy.save` writes before the numbers of an array."""
-    buffer = io.BytesIO()
-    fields = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, fields)
-    return buffer.getvalue()
+def decode_arrays(data: bytes) -> Arrays:
+    """Return the arrays that `encode_arrays` wrote. Raises `VerificationError` for any other bytes."""
+    length = int.from_bytes(data[:4], "big")
+    if not (4 + length <= len(data) and length <= MAX_HEADER_BYTES):
+        raise VerificationError(field="arrays", expected="a header and numbers", found="something else")
+    entries = _parse_header(data[4 : 4 + length])
+    sizes = [math.prod(shape) * np.dtype(kind).itemsize for _, kind, shape in entries]
+    if 4 + length + sum(sizes) != len(data) or len({name for name, _, _ in entries}) != len(entries):
+        raise VerificationError(field="arrays", expected="the announced numbers", found="others")
+    arrays, at = {}, 4 + length
+    for (name, kind, shape), size in zip(entries, sizes, strict=True):
+        little = np.frombuffer(data[at : at + size], dtype=np.dtype(kind).newbyteorder("<"))
+        arrays[name] = little.astype(kind).reshape(shape)
+        at += size
+    return arrays
+
+
+def _parse_header(data: bytes) -> list[tuple[str, str, tuple[int, ...]]]:
+    refused = VerificationError(field="arrays", expected="a canonical header", found="something else")
+    header = parse_canonical(data)
+    if not isinstance(header, list):
+        raise refused
+    entries = []
+    for entry in header:
+        match entry:
+            case [str(name), str(kind), list(shape)] if kind in NUMBERS:
+                # `True` is an int to Python and no size to anybody.
+                if not all(type(size) is int and size >= 0 for size in shape):
+                    raise refused
+                entries.append((name, kind, tuple(shape)))
+            case _:
+                raise refused
+    return entries
