@@ -13,7 +13,7 @@ from dataclasses import dataclass
 BLOCKED_SECONDS = 0.8  # a look that took longer waited inside Flower, whose first wait is 1 s
 LATER = 1.25  # after a look that came too early
 STEP_SECONDS = 0.05
-NEARER = 0.7  # of the way from the last time that was too early; the first rounds find the time in a few steps
+NEARER = 0.5  # of the way from the last time that was too early; the first rounds find the time in a few steps
 FORGOTTEN = 0.98  # of that last time, each round: sites become faster, too
 
 
