@@ -28,11 +28,12 @@ NAIVE = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?)?$"
 
 _SUFFIXES = (".csv", ".parquet")
 _QUOTE = b'"'
+_RETURN = b"\r"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Malformed:
-    """A row that has not as many fields as the header, or a quote that nothing closes."""
+    """A row that has not as many fields as the header, a quote that nothing closes, or a carriage return inside."""
 
     row: int
     text: str
@@ -115,18 +116,19 @@ def _read_csv(path: Path) -> Table:
 
 
 def _split_lines(data: bytes) -> tuple[list[bytes], npt.NDArray[np.int64], tuple[Malformed, ...]]:
-    """Return the lines that are not empty, the row number of each but the header, and rows with an open quote.
+    """Return the lines that are not empty, the row number of each but the header, and rows that would shift others.
 
     No field of ours holds a line break, so a quote that is open at the end of a line would swallow the rows after it.
+    A carriage return inside a line would be a row more to arrow: one patient's stray byte must not stop a file.
     """
-    lines = [line for line in data.split(b"\n") if line.strip()]
-    if not lines or lines[0].count(_QUOTE) % 2:
+    lines = [line.removesuffix(b"\r") for line in data.split(b"\n") if line.strip()]
+    if not lines or lines[0].count(_QUOTE) % 2 or _RETURN in lines[0]:
         raise ValueError("no header")
-    if _QUOTE not in data:
+    if _QUOTE not in data and _RETURN not in data:
         return lines, np.arange(1, len(lines)), ()
-    open_quote = [row for row, line in enumerate(lines) if line.count(_QUOTE) % 2]
-    malformed = tuple(Malformed(row=row, text=lines[row].decode()) for row in open_quote)
-    kept = np.delete(np.arange(len(lines)), open_quote)
+    broken = [row for row, line in enumerate(lines) if line.count(_QUOTE) % 2 or _RETURN in line]
+    malformed = tuple(Malformed(row=row, text=lines[row].decode()) for row in broken)
+    kept = np.delete(np.arange(len(lines)), broken)
     return [lines[row] for row in kept], kept[1:], malformed
 
 

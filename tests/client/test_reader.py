@@ -202,6 +202,16 @@ def test_an_open_quote_swallows_no_other_row(tmp_path: Path) -> None:
     assert written == {Reason.MALFORMED_ROW: "2", Reason.IMPLAUSIBLE: "4"}
 
 
+@pytest.mark.parametrize("value", ["8\r1", "\r81", '"8\r1"', "81\r\r"])
+def test_a_carriage_return_inside_a_row_costs_that_row_only(tmp_path: Path, value: str) -> None:
+    folder = write_folder(tmp_path / "data", [ANNA], [GOOD])
+    path = folder / "observations.csv"
+    path.write_bytes(path.read_bytes() + f"anna,2024-03-01T10:00:00Z,heart_rate,70,{value}\r\n".encode())
+    records = read_hospital(folder, quarantine=tmp_path / "quarantine.csv")
+    assert tally(records, "observations.csv") == {Reason.MALFORMED_ROW: 1}
+    assert records.observations.value.tolist() == [80.0]
+
+
 @pytest.mark.parametrize("column", ["patient", "time", "signal", "value", "unit"])
 def test_a_missing_column_of_observations_is_counted_and_not_fatal(tmp_path: Path, column: str) -> None:
     rows = [{name: value for name, value in GOOD.items() if name != column}] * 3
