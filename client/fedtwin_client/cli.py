@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True)
 
@@ -104,7 +105,7 @@ def approve(
     request = examine_study(hospital, study)
     table = Table(title=f"what {study.name} asks of {hospital.config.name}", show_header=False)
     for subject, words in request.words:
-        table.add_row(subject, words)
+        table.add_row(subject, Text(words))  # not markup: a study's words come from outside
     if request.missing:
         table.add_row("not in your files", ", ".join(request.missing))
     Console().print(table)

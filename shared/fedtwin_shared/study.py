@@ -32,6 +32,12 @@ def _refuse_infinite(value: float) -> float:
     return value
 
 
+def _refuse_unprintable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("expected one line of printable characters")
+    return value
+
+
 Number = Annotated[
     float,
     BeforeValidator(_parse_number),
@@ -44,6 +50,8 @@ Rate = Annotated[Number, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Statistic = Literal["mean", "min", "max", "first", "last", "sd", "slope", "count", "observed"]
 LEVELS: frozenset[Statistic] = frozenset({"mean", "min", "max", "first", "last"})  # the statistics that are z-scores
+# What a person reads before approving: a control character could hide or forge the lines around it on a terminal.
+Words = Annotated[str, Field(min_length=1), AfterValidator(_refuse_unprintable)]
 Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
@@ -248,7 +256,7 @@ class Study(Section):
     format: Literal[1] = 1
     name: Name
     version: Count
-    question: Annotated[str, Field(min_length=1)]
+    question: Words
     outcome: Key
     roster: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     participants: Annotated[tuple[Participant, ...], Field(min_length=1, strict=False)]

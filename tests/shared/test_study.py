@@ -41,6 +41,10 @@ def test_canonical_json_writes_numbers_as_decimal_strings() -> None:
     [
         ("name", "Bad Name"),
         ("name", "../up"),
+        ("question", ""),
+        ("question", "Who?\n price  nothing"),
+        ("question", "Who?\x1b[1A\x1b[2K"),
+        ("question", "Who?\u202e"),
         ("version", 0),
         ("version", "1"),
         ("roster", "00"),
