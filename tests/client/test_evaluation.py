@@ -73,7 +73,7 @@ def test_scores_do_not_depend_on_how_patients_are_chunked(monkeypatch: pytest.Mo
     study = logistic()
     examples = make_examples(study, 11)
     whole = score(study, weights(study), examples)
-    monkeypatch.setattr("fedtwin_client.evaluation.CHUNK_PATIENTS", 3)
+    monkeypatch.setattr("fedtwin_client.evaluation.TILE_PATIENTS", 3)
     assert score(study, weights(study), examples) == pytest.approx(whole, abs=1e-6)
     assert score(study, weights(study), take(examples, [])).shape == (0,)
 
@@ -85,6 +85,22 @@ def subgroup_examples(folder: Path, study: Study) -> Examples:
     ]
     records = read_hospital(write_folder(folder, rows))
     return form_cohort(records, study, "north").train
+
+
+def test_a_score_does_not_depend_on_how_many_others_there_are() -> None:
+    # One value in each step makes these four statistics equal; weights that cancel leave nothing but rounding.
+    study = small_study(features={"series": [{"signal": "heart_rate", "statistics": ["mean", "min", "max", "first"]}]})
+    examples = make_examples(study, 90)
+    examples.x[:] = examples.x[..., :1]
+    generator = np.random.default_rng(2)
+    weight = generator.normal(scale=1e6, size=(study.features.steps, examples.x.shape[3])).astype(np.float32)
+    weight[:, -1] = -weight[:, :-1].astype(np.float64).sum(axis=1)
+    parameters = {"weight": weight.reshape(-1), "bias": np.zeros(1, np.float32)}
+    everybody = score(study, parameters, examples)
+    assert len(np.unique(everybody)) > 5
+    for others in range(1, len(examples)):
+        rows = list(range(len(examples) - others, len(examples)))
+        assert np.array_equal(score(study, parameters, take(examples, rows)), everybody[rows])
 
 
 def test_groups_are_counted_in_the_declared_order(tmp_path: Path) -> None:

@@ -29,11 +29,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.y)
 
-    def chunks(self, patients: int) -> Iterator[Batch]:
-        """Yield the batch in pieces of at most `patients`; an empty batch is one empty piece."""
+    def tiles(self, patients: int) -> Iterator[tuple[Batch, int]]:
+        """Yield pieces of exactly `patients` rows, and how many of each are patients; the rest of the last is zeros.
+
+        Matrix products round a row differently in products of different sizes, and a hostile model can blow that up: in
+        pieces of one size, no patient's gradient or score depends on how many others there are.
+
+        - an empty batch is one piece of zeros
+        """
         for start in range(0, max(len(self), 1), patients):
-            piece = slice(start, start + patients)
-            yield Batch(x=self.x[piece], mask=self.mask[piece], y=self.y[piece])
+            x, mask, y = (part[start : start + patients] for part in (self.x, self.mask, self.y))
+            real = len(y)
+            if real < patients:
+                x, mask, y = (torch.cat([t, t.new_zeros((patients - real, *t.shape[1:]))]) for t in (x, mask, y))
+            yield Batch(x=x, mask=mask, y=y), real
 
 
 def as_batch(examples: Examples) -> Batch:

@@ -23,6 +23,8 @@ from fedtwin_client.training.batch import Batch
 
 # Per-patient gradients held at once, in numbers: 64 MB. A performance knob: it changes rounding, never sensitivity.
 CHUNK_NUMBERS = 1 << 24
+TILE_PATIENTS = 32  # a step's pieces are a multiple of this: large enough for most samples, by the plan's own figures
+TILE_MARGIN = 1.25  # over the expected sample
 
 # Opacus' hooks want the gradient at a layer's output; that no input needs one is as it should be.
 warnings.filterwarnings("ignore", message="Full backward hook is firing when gradients are computed")
@@ -88,6 +90,7 @@ class PrivateStep:
     """Patient-level DP-SGD (Abadi et al., CCS 2016): per-patient gradients clipped to `clip`, summed, noised, divided.
 
     - one patient changes the sum before noise by at most `clip`, over all of the patient's windows
+    - a patient's gradient does not depend on how many others there are, not even in its last bit
     - the noise on the sum has standard deviation `noise_multiplier` · `clip`, whoever was sampled, nobody included
     - a patient whose gradient is not finite counts as zero; how many did is known to this object only
     """
@@ -115,7 +118,10 @@ class PrivateStep:
         self.discarded = 0
         self._weight = positive_weight
         self._parameters = list(network.parameters())
-        self._chunk = max(1, CHUNK_NUMBERS // sum(parameter.numel() for parameter in self._parameters))
+        # A constant of the plan: were it the sample's size, patients' gradients would round by how many there are.
+        expected = TILE_PATIENTS * math.ceil(expected_batch * TILE_MARGIN / TILE_PATIENTS)
+        most = CHUNK_NUMBERS // sum(parameter.numel() for parameter in self._parameters)
+        self._tile = max(1, min(expected, most))
         self._sampled = GradSampleModule(network, loss_reduction="sum")
         self._optimizer = DPOptimizer(
             optimizer,
@@ -129,17 +135,18 @@ class PrivateStep:
 
     def __call__(self, batch: Batch) -> None:
         """Change the network's parameters in place."""
-        chunks = list(batch.chunks(self._chunk))
-        for index, chunk in enumerate(chunks):
+        tiles = list(batch.tiles(self._tile))
+        for index, (tile, patients) in enumerate(tiles):
             self._optimizer.zero_grad()
-            torch.autograd.backward(
-                sum_losses(self._sampled(chunk.x, chunk.mask), chunk.y, positive_weight=self._weight)
-            )
+            logit = self._sampled(tile.x, tile.mask)[:patients]
+            torch.autograd.backward(sum_losses(logit, tile.y[:patients], positive_weight=self._weight))
             samples: list[Tensor] = self._optimizer.grad_samples
-            check_patients(samples, len(chunk))
+            check_patients(samples, self._tile)
+            for sample in samples:
+                sample[patients:] = 0.0  # rows without a patient; a hostile model could make them NaN
             self.discarded += discard_non_finite(samples)
-            # All chunks but the last are clipped and added up only; the noise comes once.
-            self._optimizer.signal_skip_step(index < len(chunks) - 1)
+            # All tiles but the last are clipped and added up only; the noise comes once.
+            self._optimizer.signal_skip_step(index < len(tiles) - 1)
             self._optimizer.step()
 
 

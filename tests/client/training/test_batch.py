@@ -50,7 +50,7 @@ def test_rate_one_is_everybody_and_draws_nothing() -> None:
 def test_a_batch_may_be_empty() -> None:
     batch = draw_batch(everybody(5), rate=1e-12, generator=generator())
     assert len(batch) == 0
-    assert [len(piece) for piece in batch.chunks(3)] == [0]
+    assert [(len(piece), patients) for piece, patients in batch.tiles(3)] == [(3, 0)]
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, math.nan])
@@ -59,11 +59,12 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
         draw_batch(everybody(2), rate=rate, generator=generator())
 
 
-def test_chunks_are_the_batch_in_order() -> None:
+def test_tiles_are_the_batch_in_order_all_of_one_size() -> None:
     batch = everybody(7)
-    pieces = list(batch.chunks(3))
-    assert [len(piece) for piece in pieces] == [3, 3, 1]
-    assert torch.equal(torch.cat([piece.x for piece in pieces]), batch.x)
+    tiles = list(batch.tiles(3))
+    assert [(len(piece), patients) for piece, patients in tiles] == [(3, 3), (3, 3), (3, 1)]
+    assert torch.equal(torch.cat([piece.x[:patients] for piece, patients in tiles]), batch.x)
+    assert not any(part[1:].any() for part in (tiles[-1][0].x, tiles[-1][0].mask, tiles[-1][0].y))
 
 
 def test_a_batch_whose_first_dimension_is_not_the_patient_is_refused() -> None:
