@@ -37,7 +37,7 @@ from fedtwin_simulations.one_process import score_exactly
 from fedtwin_simulations.report import Course, write_page
 from fedtwin_simulations.results import Results, list_versions, write_json
 from fedtwin_simulations.sources import write_hospitals
-from fedtwin_simulations.specification import Experiment, Partition, merge, set_price
+from fedtwin_simulations.specification import Experiment, MethodEntry, Partition, merge, set_price
 from fedtwin_simulations.summary import describe_policy, list_references, summarise
 from fedtwin_simulations.toml_text import write_toml
 
@@ -108,7 +108,7 @@ def run_demo(
 
 
 def as_demo(experiment: Experiment) -> Experiment:
-    """Return the experiment's primary methods on the split that real hospitals use.
+    """Return the experiment's primary methods on the split that real hospitals use; the one to run draws a curve.
 
     Raises `ConfigurationError` when no method has the price of the demo.
     """
@@ -121,7 +121,18 @@ def as_demo(experiment: Experiment) -> Experiment:
             expected="the price of a primary method",
             found=f"{experiment.demo_epsilon:g}",
         )
-    return experiment.model_copy(update={"partitions": (partition,), "methods": primary, "references": ()})
+    methods = tuple(_with_curve(experiment, one) if one.epsilon == experiment.demo_epsilon else one for one in primary)
+    return experiment.model_copy(update={"partitions": (partition,), "methods": methods, "references": ()})
+
+
+def _with_curve(experiment: Experiment, entry: MethodEntry) -> MethodEntry:
+    """Return the method with a model evaluated on the way, so that there is a curve; its price stays the same."""
+    document = merge(experiment.study, entry.changes)
+    rounds = document["training"]["rounds"]
+    if document.get("evaluation", {}).get("rounds") or rounds < 3:
+        return entry
+    changes = merge(entry.changes, {"evaluation": {"rounds": [rounds // 3, 2 * rounds // 3]}})
+    return entry.model_copy(update={"changes": changes})
 
 
 def empty_folder(output: Path) -> None:

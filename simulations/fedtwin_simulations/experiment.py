@@ -68,8 +68,8 @@ def run_experiment(
     """
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedtwin-") as folder:
-        sites = write_hospitals(experiment.dataset, data, Path(folder))
-        laboratory = Laboratory(experiment, {site: Path(folder) / site for site in sites}, data=data)
+        write_hospitals(experiment.dataset, data, Path(folder))
+        laboratory = Laboratory(experiment, {site: Path(folder) / site for site in experiment.sites}, data=data)
         trials = run_jobs(laboratory, list_jobs(experiment), workers=workers, on_progress=on_progress)
     return Results(
         study=experiment.name,

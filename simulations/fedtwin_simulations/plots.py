@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ COLOURS = {
     "pooled": "#6b7280",
     "budget": "#b91c1c",
 }
+PRIVATE_SHADES = ("#99d5cf", "#4fae9f", "#0f766e", "#0b4f4a")  # from the lowest ε to the highest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +34,19 @@ class Line:
     steps: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """One bar in every group; NaN draws none."""
+
+    label: str
+    values: Sequence[float]
+    colour: str
+
+
 def draw_lines(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
     """Return a line plot as an SVG element."""
     with _style():
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for line in lines:
             axes.plot(
@@ -47,25 +59,25 @@ def draw_lines(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
                 drawstyle="steps-post" if line.steps else "default",
             )
         axes.set(title=title, xlabel=x, ylabel=y)
-        axes.legend(frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
         return _as_svg(figure, title)
 
 
-def draw_bars(groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, title: str, y: str) -> str:
+def draw_bars(groups: Sequence[str], bars: Sequence[Bars], *, title: str, y: str) -> str:
     """Return grouped bars as an SVG element: one group for each of `groups`, one bar of it for each of `bars`."""
     with _style():
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / max(len(bars), 1)
-        for index, (label, values) in enumerate(bars.items()):
+        for index, one in enumerate(bars):
             places = [group + (index - (len(bars) - 1) / 2) * width for group in range(len(groups))]
-            axes.bar(places, values, width=width * 0.92, label=label, color=list(COLOURS.values())[index % 5])
-        known = [value for values in bars.values() for value in values if value == value]
-        axes.set_ylim(bottom=max(0.0, min(known, default=0.0) - 0.1), top=min(1.0, max(known, default=1.0) + 0.1))
+            axes.bar(places, one.values, width=width * 0.92, label=one.label, color=one.colour)
+        known = [value for one in bars for value in one.values if value == value]
+        axes.set_ylim(bottom=max(0.0, min(known, default=0.0) - 0.1), top=min(1.0, max(known, default=1.0) + 0.02))
         axes.set_xticks(range(len(groups)), groups)
         axes.set(title=title, ylabel=y)
         axes.grid(visible=False, axis="x")
-        axes.legend(frameon=False, ncols=2)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
         return _as_svg(figure, title)
 
 
@@ -81,8 +93,10 @@ def _style() -> Iterator[None]:
 
 
 def _as_svg(figure: Figure, title: str) -> str:
-    """The bare element, described for those who do not see it; without a date, so that the same data give the same."""
+    """The bare element with a title for those who do not see it; no date, so that the same data give the same text."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("<svg ", '<svg role="img" ', 1)
+    bare = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    opening, rest = bare.split(">", 1)
+    return f'{opening} role="img"><title>{html.escape(title)}</title>{rest}'

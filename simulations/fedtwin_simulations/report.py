@@ -9,7 +9,7 @@ from typing import Any
 
 from fedtwin_shared.privacy import CAVEAT
 from fedtwin_shared.study import Study
-from fedtwin_simulations.plots import COLOURS, Line, draw_bars, draw_lines
+from fedtwin_simulations.plots import COLOURS, PRIVATE_SHADES, Bars, Line, draw_bars, draw_lines
 from fedtwin_simulations.results import Results, Row
 from fedtwin_simulations.tables import METHOD_NAMES, format_epsilon, format_figure
 
@@ -49,15 +49,24 @@ def write_page(results: Results, course: Course, *, title: str, metric: str) -> 
         f"directory. The study took {course.seconds:.0f} s.</p>",
         _caveat(course),
         "<h2>Methods compared</h2>",
-        _results_table(results),
+        _results_table([row for row in results.results if row.primary]),
+        f"<details><summary>Every metric</summary>{_results_table(results.results)}</details>",
         *(f"<p>{_text(line)}</p>" for line in results.policy),
         "<h2>Learning curve</h2>",
-        _figure(_learning_curve(report, metric), "From the histograms that hospitals released, with their noise."),
+        _figure(
+            _learning_curve(report, results, metric),
+            "Dots: from the histograms that hospitals released, with their noise. Dashed: exact scores of held-out "
+            "patients, which only a simulation may know.",
+        ),
         "<h2>Hospitals</h2>",
         _figure(_site_bars(results, metric), "Exact scores of held-out patients, which only a simulation may know."),
         _answers_table(report),
         "<h2>Privacy spent</h2>",
-        _figure(_spending(study), "ε of one training patient after each round, against the budget that was signed."),
+        _figure(
+            _spending(study),
+            "ε of one patient after each round, against the budget that was signed. A patient is either trained on or "
+            "tested on, by their own id, so the two do not add up.",
+        ),
         _identity(course, results),
     ]
     return (
@@ -77,11 +86,11 @@ def _caveat(course: Course) -> str:
     )
 
 
-def _results_table(results: Results) -> str:
-    sites = list(dict.fromkeys(site for row in results.results for site in row.per_site))
+def _results_table(rows: Sequence[Row]) -> str:
+    sites = list(dict.fromkeys(site for row in rows for site in row.per_site))
     head = ["method", "ε", "metric", "overall", "sites' mean", *sites]
     lines = [_line(head, "th")]
-    lines += [_line(_cells(row, sites), "td", primary=row.primary) for row in results.results]
+    lines += [_line(_cells(row, sites), "td", primary=row.primary) for row in rows]
     return "<table>" + "".join(lines) + "</table>"
 
 
@@ -90,33 +99,50 @@ def _cells(row: Row, sites: Sequence[str]) -> list[str]:
     return [METHOD_NAMES[row.method], format_epsilon(row), row.metric, *(format_figure(value) for value in figures)]
 
 
-def _learning_curve(report: Mapping[str, Any], metric: str) -> str:
-    points = [(one["round"], one["overall"]["everybody"][metric]) for one in report["evaluations"]]
+def _learning_curve(report: Mapping[str, Any], results: Results, metric: str) -> str:
+    points = [(one["round"], one["overall"]["everybody"].get(metric)) for one in report["evaluations"]]
     known = [(number, value) for number, value in points if value is not None]
-    line = Line(
-        label="private study",
+    ends = [0, report["rounds"]["planned"]]
+    released = Line(
+        label="private study, as released",
         x=[number for number, _ in known],
         y=[value for _, value in known],
         colour=COLOURS["private"],
     )
-    return draw_lines([line], title="Model after each evaluated round", x="round", y=metric)
+    exact = [
+        Line(
+            label=f"{METHOD_NAMES[row.method]}, exact",
+            x=ends,
+            y=[row.overall, row.overall],
+            colour=COLOURS[row.method],
+            dashed=True,
+        )
+        for row in results.results
+        if row.primary and row.metric == metric and row.overall is not None and _is_drawn(row, report)
+    ]
+    return draw_lines([released, *exact], title="Model after each evaluated round", x="round", y=metric)
+
+
+def _is_drawn(row: Row, report: Mapping[str, Any]) -> bool:
+    """Of the private methods only the one that was really run."""
+    return row.epsilon is None or row.epsilon == report["privacy"]["budget_epsilon"]
 
 
 def _site_bars(results: Results, metric: str) -> str:
-    rows = [row for row in results.results if row.metric == metric]
+    rows = [row for row in results.results if row.metric == metric and row.primary]
     sites = list(dict.fromkeys(site for row in rows for site in row.per_site))
-    return draw_bars(
-        sites,
-        {
-            METHOD_NAMES[row.method] + (f", ε = {row.epsilon:g}" if row.epsilon is not None else ""): [
-                _number(row.per_site.get(site)) for site in sites
-            ]
-            for row in rows
-            if row.primary
-        },
-        title="The same metric at each hospital",
-        y=metric,
-    )
+    prices = sorted(row.epsilon for row in rows if row.epsilon is not None)
+    bars = [
+        Bars(
+            label=METHOD_NAMES[row.method] if row.epsilon is None else f"private, ε = {row.epsilon:g}",
+            values=[_number(row.per_site.get(site)) for site in sites],
+            colour=COLOURS[row.method]
+            if row.epsilon is None
+            else PRIVATE_SHADES[min(prices.index(row.epsilon), len(PRIVATE_SHADES) - 1)],
+        )
+        for row in rows
+    ]
+    return draw_bars(sites, bars, title="The same metric at each hospital", y=metric)
 
 
 def _number(value: float | None) -> float:
@@ -137,16 +163,14 @@ def _answers_table(report: Mapping[str, Any]) -> str:
 
 def _spending(study: Study) -> str:
     rounds = range(study.training.rounds + 1)
-    spent = [study.spent(steps=number * study.training.local_steps, releases=0) for number in rounds]
+    evaluated = [*study.evaluation.rounds, study.training.rounds]
+    trained = [study.spent(steps=number * study.training.local_steps, releases=0) for number in rounds]
+    tested = [study.spent(steps=0, releases=sum(one <= number for one in evaluated)) for number in rounds]
+    budget = [study.privacy.epsilon, study.privacy.epsilon]
     lines = [
-        Line(label="spent on training", x=list(rounds), y=spent, colour=COLOURS["private"], steps=True),
-        Line(
-            label="budget",
-            x=[0, study.training.rounds],
-            y=[study.privacy.epsilon, study.privacy.epsilon],
-            colour=COLOURS["budget"],
-            dashed=True,
-        ),
+        Line(label="a patient trained on", x=list(rounds), y=trained, colour=COLOURS["private"], steps=True),
+        Line(label="a patient tested on", x=list(rounds), y=tested, colour=COLOURS["federated"], steps=True),
+        Line(label="budget", x=[0, study.training.rounds], y=budget, colour=COLOURS["budget"], dashed=True),
     ]
     return draw_lines(lines, title="ε spent against the budget", x="round", y="ε")
 
