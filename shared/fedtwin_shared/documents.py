@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,6 +18,18 @@ from fedtwin_shared.signing import canonical_json, parse_canonical, sign_envelop
 from fedtwin_shared.study import Study
 
 STUDY_TYPE = "application/vnd.fedtwin.study+json"
+
+# Pydantic's wording -> ours.
+_PLAIN = MappingProxyType(
+    {
+        "Input should be greater than or equal to": "at least",
+        "Input should be less than or equal to": "at most",
+        "Input should be greater than": "above",
+        "Input should be less than": "below",
+        "Input should be ": "",
+        "String should match pattern": "text that matches",
+    }
+)
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -49,14 +63,26 @@ def check_document(document: object, kind: type[Kind], *, file: Path | str) -> K
         return kind.model_validate(document)
     except ValidationError as err:
         first = err.errors()[0]
-        expected = first["msg"].removeprefix("Value error, expected ").removeprefix("Value error, ")
-        found = repr(first["input"])
-        raise ConfigurationError(
-            file=file,
-            field=".".join(map(str, first["loc"])),
-            expected=expected,
-            found=found if len(found) <= 80 else f"{found[:77]}…",
-        ) from err
+        expected, found = _describe(first["type"], first["msg"], first["input"])
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(file=file, field=field, expected=expected, found=found) from err
+
+
+def _describe(kind: str, message: str, value: object) -> tuple[str, str]:
+    """Return what was expected and what was found, in plain words: pydantic's own speak of inputs and extras."""
+    if kind == "missing":
+        return "this field", "none"
+    if kind == "extra_forbidden":
+        return "no field of this name", "one"
+    # A check of our own may say what it found; a whole table says nothing to whoever reads one line.
+    words, _, said = message.removeprefix("Value error, ").rpartition(", found ")
+    words = (words or said).rpartition("expected ")[2]
+    for wordy, plain in _PLAIN.items():
+        words = words.replace(wordy, plain)
+    if isinstance(value, Mapping | list | tuple):
+        return words, said if said != message.removeprefix("Value error, ") else "another"
+    found = repr(value)
+    return words, found if len(found) <= 80 else f"{found[:77]}…"
 
 
 def sign_study(study: Study, roster: Roster, key: Ed25519PrivateKey) -> bytes:
@@ -82,7 +108,10 @@ def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") ->
       (3) the study names this roster, every participant is in it, and its coordinator is the signer.
     """
     # (1)
-    verified = verify_envelope(envelope, payload_type=STUDY_TYPE, trusted={coordinator: "coordinator"})
+    try:
+        verified = verify_envelope(envelope, payload_type=STUDY_TYPE, trusted={coordinator: "coordinator"})
+    except VerificationError as err:
+        raise VerificationError(file=file, field=err.field, expected=err.expected, found=err.found) from err
     # (2)
     document = parse_canonical(verified.payload)
     if not isinstance(document, dict) or set(document) != {"roster", "study"}:

@@ -27,6 +27,10 @@ class FedtwinError(Exception):
         where = "".join(f"{part}: " for part in (self.file, field) if part)
         super().__init__(f"{where}expected {expected}, found {found}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are unpickled from their message alone, which would kill the pool whose worker raised this one.
+        return _rebuild, (type(self), self.file, self.field, self.expected, self.found)
+
 
 class ConfigurationError(FedtwinError):
     """A study, roster or configuration file that a person wrote is malformed."""
@@ -34,3 +38,7 @@ class ConfigurationError(FedtwinError):
 
 class VerificationError(FedtwinError):
     """A signed document does not verify: signature, signer, digest, form or contents."""
+
+
+def _rebuild(kind: type[FedtwinError], file: str, field: str, expected: str, found: str) -> FedtwinError:
+    return kind(file=file, field=field, expected=expected, found=found)

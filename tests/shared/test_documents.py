@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedtwin_shared.documents import STUDY_TYPE, read_toml, sign_study, verify_study
 from fedtwin_shared.errors import ConfigurationError, VerificationError
@@ -86,7 +88,7 @@ def test_a_coordinator_that_is_not_the_rosters_is_refused() -> None:
     ("content", "field", "expected"),
     [
         ("name = ", "", "TOML"),
-        ("version = 'x'", "name", "Field required"),
+        ("version = 'x'", "name", "this field"),
         ('name = "x"\nversion = "1"', "version", "integer"),
     ],
 )
@@ -109,3 +111,39 @@ def test_a_missing_or_binary_file_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\x00")
     with pytest.raises(ConfigurationError, match="TOML"):
         read_toml(tmp_path / "binary.toml", Study)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = 0", "a: expected at least 1, found 0"),
+        ("a = 'x'", "a: expected a valid integer, found 'x'"),
+        ("b = 1", "a: expected this field, found none"),
+        ("a = 1\nb = 1", "b: expected no field of this name, found one"),
+        ("a = 7", "expected an a that is allowed, found 7"),
+        ("a = 8", "expected a < 8, found another"),
+    ],
+)
+def test_messages_are_plain_words(tmp_path: Path, text: str, message: str) -> None:
+    class Small(BaseModel):
+        model_config = ConfigDict(extra="forbid", strict=True)
+        a: Annotated[int, Field(ge=1)]
+
+        @model_validator(mode="after")
+        def _check(self) -> Small:
+            if self.a == 7:
+                raise ValueError("expected an a that is allowed, found 7")
+            if self.a == 8:
+                raise ValueError("expected a < 8")
+            return self
+
+    file = tmp_path / "small.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        read_toml(file, Small)
+    assert str(caught.value) == f"{file}: {message}"
+
+
+def test_a_study_that_does_not_verify_names_its_file() -> None:
+    with pytest.raises(VerificationError, match=r"^other\.json: envelope: "):
+        verify_study(b"{}", coordinator=WORLD.coordinator_key, file="other.json")
