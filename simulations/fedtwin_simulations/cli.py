@@ -121,7 +121,7 @@ def bench(
 def hospitals(
     folder: Annotated[Path, typer.Argument(help="where one directory per hospital is written")],
     sites: Annotated[int, typer.Option(min=1, help="number of hospitals")] = 4,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the patients")] = 0,
 ) -> None:
     """Write simulated hospitals' files, in the format that a real hospital's reader expects."""
     from fedtwin_simulations.virtual_hospitals import write_hospitals

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from fedtwin_shared.cli import main
+from fedtwin_shared.cli import fedtwin, main
 from fedtwin_shared.documents import sign_study
 from tests.world import make_world
 
@@ -24,6 +26,21 @@ def test_help_names_every_person(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for word in ("client", "server", "simulate", "audit", "Hospital IT", "Consortium", "Researchers", "Auditors"):
         assert word in shown
+
+
+def test_every_argument_and_option_has_a_help_that_is_shown() -> None:
+    def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                below = command.get_command(click.Context(command), name)
+                assert below is not None
+                yield from leaves(below, f"{path} {name}")
+        else:
+            yield path, command
+
+    found = [(path, parameter) for path, command in leaves(fedtwin, "fedtwin") for parameter in command.params]
+    assert len(found) > 40
+    assert [f"{path} {parameter.name}" for path, parameter in found if not getattr(parameter, "help", None)] == []
 
 
 def test_an_auditor_recomputes_the_price_of_a_signed_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
