@@ -114,7 +114,7 @@ def describe_request(study: Study) -> tuple[tuple[str, str], ...]:
     return (
         ("study", f"{study.name}, version {study.version}, digest {study.digest}"),
         ("question", study.question),
-        ("patients", f"everyone whose {study.outcome} is recorded"),
+        ("patients", _describe_patients(study)),
         ("columns read", ", ".join(dict.fromkeys(columns))),
         ("series read", ", ".join(series) if series else "none"),
         ("time read", f"{features.windows} window(s) of {features.window_hours:g} h from admission"),
@@ -124,12 +124,24 @@ def describe_request(study: Study) -> tuple[tuple[str, str], ...]:
         ),
         ("what leaves", f"after each round the {numbers} numbers of the model, with noise of this hospital's own"),
         ("", f"at most {releases} score histograms ({histogram} noised counts)"),
-        ("", "signed answers and refusals with fixed codes; no row, count of patients, loss or time"),
+        ("", "signed answers and refusals with fixed codes; no row, count of patients or loss"),
+        ("", "the coordinator sees when an answer arrives"),
         (
             "price",
             f"a patient spends at most ε = {max(trained, tested):.3f} of {privacy.epsilon:g} at δ = {privacy.delta:g}",
         ),
-        ("", f"training {trained:.3f} (σ {privacy.noise_multiplier:g}, q {privacy.sampling_rate:g}, {steps} steps)"),
+        (
+            "",
+            f"training {trained:.3f} (σ {privacy.noise_multiplier:g}, clip {privacy.clip:g}, "
+            f"q {privacy.sampling_rate:g}, {steps} steps)",
+        ),
         ("", f"evaluation {tested:.3f} (σ {study.evaluation.noise_multiplier:g}, {releases} releases)"),
+        ("", "of this study alone: a patient in several studies pays for each"),
         ("", CAVEAT),
     )
+
+
+def _describe_patients(study: Study) -> str:
+    known = " and ".join((study.outcome, *study.cohort.requires))
+    held_out = f"{study.split.test_fraction:.0%} of them, by a digest of their id, for evaluation only"
+    return f"everyone whose {known} is known; {held_out}"

@@ -294,6 +294,7 @@ def _execute_one(
             outcome, failure, reply = "failed", answer.failure, Message(FAILURE, reply_to=message)
         else:
             reply = answer.reply
+        hide_timing(reply, message)
         runtime.push_reply(reply, context)
     except (*_GONE, _InputError, ObjectPullError) as error:
         outcome, failure = "abandoned", describe_failure(error)
@@ -306,6 +307,14 @@ def _execute_one(
         seconds=time.monotonic() - started,
         failure=failure,
     )
+
+
+def hide_timing(reply: Message, request: Message) -> None:
+    """Give the reply the request's own creation time and time to live: Flower stamps it when training ends.
+
+    - how long a step took is nowhere in the reply; when it arrives is for the coordinator to see
+    """
+    reply.metadata.created_at, reply.metadata.ttl = request.metadata.created_at, request.metadata.ttl
 
 
 def _run(handler: Handler, message: Message, context: Context, *, runtime: _Runtime) -> _Answer | None:

@@ -20,6 +20,10 @@ from fedtwin_shared.study import Study
 Parameters = Mapping[str, npt.NDArray[np.float32]]
 Shapes = dict[str, tuple[int, ...]]
 
+# No model of the registry comes near it on normalised inputs; sums and squares of such numbers stay finite in float32,
+# so that no site can make the aggregate of all overflow.
+MAX_MAGNITUDE = 1e6
+
 
 def input_features(study: Study) -> int:
     """Return the size of the model's last input dimension: features, and their mask where the study asks for it."""
@@ -86,7 +90,7 @@ def digest_parameters(parameters: Mapping[str, npt.NDArray[np.generic]]) -> str:
 
 
 def verify_parameters(parameters: Mapping[str, npt.NDArray[np.generic]], shapes: Shapes) -> Parameters:
-    """Return the parameters when names, shapes, type float32 and finiteness are as they must be.
+    """Return the parameters when names, shapes, type float32 and magnitudes (finite, ≤ 1e6) are as they must be.
 
     Raises `VerificationError`.
     """
@@ -97,7 +101,9 @@ def verify_parameters(parameters: Mapping[str, npt.NDArray[np.generic]], shapes:
         array = parameters[name]
         if array.shape != shape or array.dtype != np.float32:
             raise VerificationError(field=name, expected=f"float32{shape}", found=f"{array.dtype}{array.shape}")
-        if not bool(np.isfinite(array).all()):
-            raise VerificationError(field=name, expected="finite numbers", found="NaN or infinite ones")
+        if not bool((np.abs(array) <= MAX_MAGNITUDE).all()):
+            raise VerificationError(
+                field=name, expected=f"finite numbers up to ±{MAX_MAGNITUDE:g}", found="NaN, infinite or larger ones"
+            )
         checked[name] = array.astype(np.float32, copy=False)
     return checked

@@ -176,7 +176,8 @@ def _parse(kind: type[Kind], payload: bytes) -> Kind:
         parsed = kind.model_validate_json(payload)
     except ValidationError as err:
         first = err.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        # Names of unknown fields are the sender's words: one line, and not too long, in anybody's log.
+        where = ".".join(map(str, first["loc"])).encode("unicode_escape").decode()[:100]
         raise VerificationError(field=where, expected=first["msg"], found="another value") from err
     if canonical_json(parsed.model_dump(mode="json")) != payload:
         raise VerificationError(field="payload", expected="canonical JSON", found="another form")

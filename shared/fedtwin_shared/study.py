@@ -209,8 +209,9 @@ class Privacy(Section):
     epsilon: Positive
     delta: Annotated[Number, Field(gt=0, lt=1)]
     sampling_rate: Rate = 1.0
-    clip: Positive = 1.0
-    noise_multiplier: NonNegative
+    # Far from the ends of float32, where noise would round away or overflow.
+    clip: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
+    noise_multiplier: Annotated[Number, Field(ge=0, le=1e6)]
     spare_rounds: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ import inspect
 
 import flwr.supernode.runtime.run_clientapp as stock
 import pytest
+from flwr.app import Message, RecordDict
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -102,3 +103,14 @@ def test_constants_mean_what_they_meant() -> None:
     assert (SubStatus.COMPLETED, SubStatus.FAILED) == ("completed", "failed"), CHANGED + "SubStatus"
     # A task that is claimed and silent is taken for dead after this; ours beats well within.
     assert 2 * executor.HEARTBEAT_SECONDS <= HEARTBEAT_DEFAULT_INTERVAL, CHANGED + "HEARTBEAT_DEFAULT_INTERVAL"
+
+
+def test_the_stamps_of_a_reply_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("run_id", "node_id", "task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+    request = Message(RecordDict(), 1, "train", ttl=77.0)
+    request.metadata.created_at = 1_000.0
+    reply = Message(RecordDict(), reply_to=request)
+    assert reply.metadata.created_at > 1_000.0
+    executor.hide_timing(reply, request)
+    assert (reply.metadata.created_at, reply.metadata.ttl) == (1_000.0, 77.0), CHANGED + "a message's stamps"

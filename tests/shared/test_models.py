@@ -71,6 +71,9 @@ def test_parameters_that_are_not_finite_float32_of_the_shape_are_refused() -> No
     for bad in (
         {"weight": good["weight"]},
         good | {"bias": np.array([np.nan], dtype=np.float32)},
+        good | {"bias": np.array([np.inf], dtype=np.float32)},
+        good | {"bias": np.array([3e38], dtype=np.float32)},
+        good | {"bias": np.array([-1.1e6], dtype=np.float32)},
         good | {"bias": np.array([0.0])},
         good | {"bias": np.zeros((1, 1), dtype=np.float32)},
     ):
