@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fedtwin_shared.documents import SignedStudy, verify_study
 from fedtwin_shared.errors import ConfigurationError
-from fedtwin_shared.privacy import compute_epsilon, compute_epsilon_renyi
+from fedtwin_shared.privacy import CAVEAT, compute_epsilon, compute_epsilon_renyi
 from fedtwin_shared.round import Task, declared_arrays
 
 app = typer.Typer(help="Auditors: what a study may spend, checked without trusting anybody.", no_args_is_help=True)
@@ -55,6 +55,10 @@ def describe_price(signed: SignedStudy) -> dict[str, object]:
         "digest": study.digest,
         "unit": "one patient with all their records at one hospital; add or remove one",
         "budget": {"epsilon": study.privacy.epsilon, "delta": delta},
+        "price": study.price(),
+        "rule": "a patient is in training or in evaluation, by their id alone: the larger of the two, by PLD; "
+        "the Rényi figure is a second, looser accountant that must not be below it",
+        "caveat": CAVEAT,
         "training": {
             "mechanism": trained.mechanism.value,
             "sampling_rate": trained.sampling_rate,

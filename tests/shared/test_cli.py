@@ -51,6 +51,8 @@ def test_an_auditor_recomputes_the_price_of_a_signed_study(tmp_path: Path, capsy
     assert statement["training"]["steps"] == 3
     assert statement["training"]["epsilon_pld"] <= statement["training"]["epsilon_renyi"]
     assert max(statement[part]["epsilon_pld"] for part in ("training", "evaluation")) == WORLD.study.price()
+    assert statement["price"] == WORLD.study.price() <= statement["budget"]["epsilon"]
+    assert "nominal" in statement["caveat"]
     assert set(statement["leaves_a_site"]["train"]) == {"weight", "bias"}
     assert run("audit", "study", str(file), "--key", WORLD.coordinator_key) == 0
     assert "signature valid" in capsys.readouterr().out
