@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fedtwin_shared.errors import FedtwinError
@@ -54,14 +58,73 @@ class Deployment:
 def run_command(*arguments: str | Path, seconds: float = COMMAND_SECONDS) -> str:
     """Run one `fedtwin` command to its end and return what it printed.
 
-    Raises `DeploymentError` with its own words when it fails.
+    Raises `DeploymentError` with its own words when it fails, `subprocess.TimeoutExpired` when it does not end.
     """
-    line = [flower_program("fedtwin"), *map(str, arguments)]
-    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
-    if done.returncode != 0:
-        words = (done.stderr.strip() or done.stdout.strip())[-2000:]
+    with _child(map(str, arguments), stderr=subprocess.PIPE) as process:
+        said, complained = process.communicate(timeout=seconds)
+    if process.returncode != 0:
+        words = (complained.strip() or said.strip())[-2000:]
         raise DeploymentError(field=f"fedtwin {' '.join(map(str, arguments[:3]))}", expected="exit code 0", found=words)
-    return done.stdout
+    return said
+
+
+@contextlib.contextmanager
+def _child(arguments: Iterable[str], *, stderr: int) -> Iterator[subprocess.Popen[str]]:
+    """One `fedtwin` command in a session of its own; afterwards neither it nor anything that it started runs."""
+    process: subprocess.Popen[str] | None = None
+    try:
+        with signals_wait():
+            process = subprocess.Popen(
+                (flower_program("fedtwin"), *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+        yield process
+    finally:
+        if process is not None:
+            with signals_wait(), contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # reaps it, closes its pipes
+
+
+@contextlib.contextmanager
+def supervised(commands: Sequence[Command]) -> Iterator[Supervisor]:
+    """The processes of `commands`, just started; stopped and reaped afterwards, whenever a signal comes."""
+    supervisor = Supervisor(commands)
+    try:
+        with signals_wait():
+            supervisor.start()
+        yield supervisor
+    finally:
+        with signals_wait():
+            supervisor.stop()
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait for the end of the block.
+
+    An exception in the middle of starting a process would lose it: it runs, and nobody knows its id.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread only
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        for one in came:
+            signal.raise_signal(one)
 
 
 def free_ports(count: int) -> list[int]:
@@ -112,7 +175,7 @@ def install(
 @contextlib.contextmanager
 def running(deployment: Deployment, *, logs: Path) -> Iterator[Supervisor]:
     """The deployment's processes, just started; everything is stopped and reaped afterwards."""
-    with Supervisor(node_commands(deployment, logs)) as supervisor:
+    with supervised(node_commands(deployment, logs)) as supervisor:
         yield supervisor
 
 
@@ -163,12 +226,9 @@ def follow_study(deployment: Deployment, signed: Path, *, say: Say) -> str:
 
     Raises `DeploymentError` unless the run finishes.
     """
-    line = [flower_program("fedtwin"), "server", "study", "start", str(deployment.coordinator), str(signed)]
     printed: list[str] = []
-    process = subprocess.Popen(
-        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
+    arguments = ("server", "study", "start", str(deployment.coordinator), str(signed))
+    with _child(arguments, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         deadline = time.monotonic() + STUDY_SECONDS
         for text in process.stdout:
@@ -177,11 +237,6 @@ def follow_study(deployment: Deployment, signed: Path, *, say: Say) -> str:
             if not time.monotonic() < deadline:
                 raise DeploymentError(field="study", expected=f"an end within {STUDY_SECONDS:g} s", found="none")
         code = process.wait()
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
     if code != 0 or not printed:
         raise DeploymentError(field="fedtwin server study start", expected="exit code 0", found="\n".join(printed[-5:]))
     return printed[0].removeprefix("run ")

@@ -19,7 +19,7 @@ from fedtwin_server.superlink import answers
 from fedtwin_shared.certificates import Identity, create_authority, issue_server_certificate
 from fedtwin_shared.flower_environment import flower_environment, flower_program
 from fedtwin_shared.supervision import Command, Supervisor, wait_until
-from fedtwin_simulations.deployment import DeploymentError, free_ports
+from fedtwin_simulations.deployment import DeploymentError, free_ports, supervised
 
 READY_SECONDS = 120.0
 ROUND_SECONDS = 60.0  # six are usual; a loaded machine may take many
@@ -36,7 +36,7 @@ def time_stock_rounds(folder: Path, *, nodes: int, rounds: int) -> list[float]:
     address = f"127.0.0.1:{port}"
     control = Control(address=address, certificate_authority=authority.certificate, home=folder / "control")
     keys = [folder / f"node{number}.key" for number in range(nodes)]
-    with Supervisor([_superlink(folder, port, authority, server)]) as link:
+    with supervised([_superlink(folder, port, authority, server)]) as link:
         _wait_for(link, lambda: answers(f"https://{address}/health", authority.certificate), "stock SuperLink")
         for key in keys:
             key.with_suffix(".pub").write_text(create_node_key(key, comment=key.stem) + "\n", encoding="utf-8")
@@ -45,7 +45,7 @@ def time_stock_rounds(folder: Path, *, nodes: int, rounds: int) -> list[float]:
             _supernode(folder, number, address, runtime_port, authority, key)
             for number, (runtime_port, key) in enumerate(zip(runtime_ports, keys, strict=True))
         ]
-        with Supervisor(commands) as supernodes:
+        with supervised(commands) as supernodes:
             _wait_for(supernodes, lambda: sum(node.online for node in list_nodes(control)) == nodes, "SuperNodes")
             return _run(control, folder / "times", nodes=nodes, rounds=rounds)
 

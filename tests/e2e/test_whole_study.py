@@ -90,7 +90,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         with supervisor:
             wait_until_online(deployment, supervisor)
             yield Stage(deployment=deployment, recording=recording, patients=patients)
-    assert processes_under(folder) == []
+    assert processes_under(folder) == {}
 
 
 def recorded(deployment: Deployment, folder: Path) -> Any:
@@ -176,8 +176,8 @@ def test_a_private_study_survives_a_kill_and_nothing_undeclared_leaves(stage: St
 
 
 def kill_server_app(coordinator: Path) -> None:
-    for process in processes_under(coordinator):
-        if b"flwr-serverapp" in Path(f"/proc/{process}/cmdline").read_bytes():
+    for process, command in processes_under(coordinator).items():
+        if "flwr-serverapp" in command:
             os.kill(process, signal.SIGKILL)
             return
     raise AssertionError("no ServerApp runs")

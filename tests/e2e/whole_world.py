@@ -60,15 +60,14 @@ def check_nobody(folder: Path, patients: Iterable[str], *, but: tuple[Path, ...]
             assert found_in(path.read_bytes(), needles) == [], path
 
 
-def processes_under(folder: Path) -> list[int]:
-    """Every process whose environment or command line names `folder`, zombies not included."""
-    wanted, found = str(folder).encode(), []
+def processes_under(folder: Path) -> dict[int, str]:
+    """Every process whose environment or command line names `folder`, zombies not included, and what it runs."""
+    wanted, found = str(folder).encode(), dict[int, str]()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and (
-                wanted in (entry / "cmdline").read_bytes() or wanted in (entry / "environ").read_bytes()
-            ):
-                found.append(int(entry.name))
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if command and (wanted in command or wanted in (entry / "environ").read_bytes()):
+                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
     return found
