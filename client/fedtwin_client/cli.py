@@ -62,6 +62,7 @@ def init(
 def check(directory: Directory) -> None:
     """Read everything that a run would read, and say what is wrong: configuration, keys, data files, studies."""
     from fedtwin_client.config import read_directory
+    from fedtwin_client.errors import DataError
     from fedtwin_client.gate import open_gate
     from fedtwin_client.health import is_reachable
     from fedtwin_client.node import check_files
@@ -88,6 +89,14 @@ def check(directory: Directory) -> None:
             console.print(f"study {approved.study.name} version {approved.study.version}: {state}")
     superlink = hospital.config.coordinator.superlink
     console.print(f"coordinator {superlink}: {'can' if is_reachable(superlink) else 'cannot'} be reached from here")
+    for tally in records.tallies:
+        if tally.lacking:
+            columns = ", ".join(tally.lacking)
+            raise DataError(
+                file=hospital.data / tally.file, field=columns, expected="a column", found="none of that name"
+            )
+    if not any(tally.file.startswith("observations") for tally in records.tallies):
+        console.print("no observations file: only studies of facts known at admission are possible")
     console.print(f"{hospital.config.name}: configuration, keys and data can be read")
 
 
@@ -118,11 +127,18 @@ def approve(
 
 @app.command()
 def run(directory: Directory) -> None:
-    """Run the node in the foreground until SIGTERM."""
+    """Run the node in the foreground until SIGTERM. Data files that cannot be read are fatal before anything starts."""
     from fedtwin_client.config import read_directory
     from fedtwin_client.node import run_node
+    from fedtwin_client.studies import approved_digests
 
-    run_node(read_directory(directory))
+    hospital = read_directory(directory)
+    if approved_digests(hospital.studies):
+        from fedtwin_client.reader import read_hospital
+
+        read_hospital(hospital.data, quarantine=hospital.quarantine)
+    typer.echo(f"{hospital.config.name}: runs until it is told to stop; health: port {hospital.config.ports.health}")
+    run_node(hospital)
 
 
 @app.command()

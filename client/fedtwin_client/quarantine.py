@@ -60,6 +60,7 @@ class Tally:
     what: Literal["rows", "cells"]
     total: int
     quarantined: Mapping[Reason, int]
+    lacking: tuple[str, ...] = ()  # columns that every row needs and the file does not have
 
     @property
     def accepted(self) -> int:

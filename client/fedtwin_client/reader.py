@@ -34,7 +34,7 @@ What is not accepted is counted by reason and written to a quarantine file (reas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +92,7 @@ _NO_OBSERVATIONS = Observations(
 def _accept_patients(table: Table) -> tuple[Patients, tuple[Tally, ...], tuple[Entry, ...]]:
     if lacking := [name for name in patient_file.REQUIRED if name not in table.names]:
         rows = _reject_all(table, lacking)
-        return _NO_PATIENTS, (_tally(table, rows),), rows
+        return _NO_PATIENTS, (replace(_tally(table, rows), lacking=tuple(lacking)),), rows
     verdicts, ids, kept, admitted = patient_file.judge_patients(table)
     patients, cells, total = patient_file.read_facts(table, kept, ids, admitted)
     rows = _rejected_rows(table, verdicts)
@@ -103,7 +103,7 @@ def _accept_patients(table: Table) -> tuple[Patients, tuple[Tally, ...], tuple[E
 def _accept_observations(table: Table, patients: Patients) -> tuple[Observations, Tally, tuple[Entry, ...]]:
     if lacking := [name for name in observation_file.REQUIRED if name not in table.names]:
         rows = _reject_all(table, lacking)
-        return _NO_OBSERVATIONS, _tally(table, rows), rows
+        return _NO_OBSERVATIONS, replace(_tally(table, rows), lacking=tuple(lacking)), rows
     verdicts, observations = observation_file.judge_observations(table, patients)
     rows = _rejected_rows(table, verdicts)
     return observations, _tally(table, rows), rows

@@ -177,6 +177,7 @@ def sign(directory: Directory, file: Annotated[Path, typer.Argument(help="study.
     """Check a study, print its price, and sign it; exit with 2 and one line where it is wrong."""
     from fedtwin_server.config import read_directory
     from fedtwin_server.studies import sign_file
+    from fedtwin_shared.privacy import CAVEAT
 
     result = sign_file(read_directory(directory), file)
     study = result.signed.study
@@ -185,6 +186,9 @@ def sign(directory: Directory, file: Annotated[Path, typer.Argument(help="study.
         typer.echo("price: no noise, so no privacy guarantee; hospitals refuse it")
     else:
         typer.echo(f"price ε = {study.price():.3f} of {study.privacy.epsilon:g} at δ = {study.privacy.delta:g}")
+    if study.split.rule == "column":
+        typer.echo("split by a column of the file: for simulations; hospitals refuse it")
+    typer.echo(CAVEAT)
     typer.echo(f"signed {result.file}")
 
 

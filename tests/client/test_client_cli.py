@@ -141,6 +141,8 @@ def test_check_shows_what_was_quarantined_and_why(
         (lambda at: at.signing_key.write_text("text"), "signing.key: expected an Ed25519 key in PEM"),
         (lambda at: at.ca_file.write_text("text"), "ca.pem: expected a certificate in PEM"),
         (lambda at: (at.data / "patients.csv").unlink(), "patients: expected"),
+        (lambda at: rename(at.data / "observations.csv", "unit", "units"), "observations.csv: unit: expected a column"),
+        (lambda at: rename(at.data / "patients.csv", "admitted", "at"), "patients.csv: admitted: expected a column"),
     ],
 )
 def test_check_says_what_is_wrong_in_one_line_with_exit_code_two(
@@ -154,6 +156,22 @@ def test_check_says_what_is_wrong_in_one_line_with_exit_code_two(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def rename(file: Path, column: str, name: str) -> None:
+    header, _, rows = file.read_text().partition("\n")
+    file.write_text(",".join(name if word == column else word for word in header.split(",")) + "\n" + rows)
+
+
+def test_run_starts_nothing_when_the_data_of_an_approved_study_cannot_be_read(
+    directory: HospitalDirectory, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fedtwin("approve", directory.root, write_study(tmp_path, world), "--yes") == 0
+    (directory.data / "patients.csv").rename(directory.data / "patients.parquet")
+    capsys.readouterr()
+    assert fedtwin("run", directory.root) == 2
+    assert "patients.parquet: expected" in capsys.readouterr().err
+    assert not directory.logs.exists()
 
 
 def test_run_starts_nothing_when_something_is_wrong(
