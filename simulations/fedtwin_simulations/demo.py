@@ -122,7 +122,9 @@ def as_demo(experiment: Experiment) -> Experiment:
             found=f"{experiment.demo_epsilon:g}",
         )
     methods = tuple(_with_curve(experiment, one) if one.epsilon == experiment.demo_epsilon else one for one in primary)
-    return experiment.model_copy(update={"partitions": (partition,), "methods": methods, "references": ()})
+    return experiment.model_copy(
+        update={"partitions": (partition,), "methods": methods, "references": (), "policy": ()}
+    )
 
 
 def _with_curve(experiment: Experiment, entry: MethodEntry) -> MethodEntry:
@@ -208,5 +210,6 @@ def score_real_run(laboratory: Laboratory, job: Job, real: RealRun) -> Trial:
 def _describe_real_run(experiment: Experiment) -> str:
     return (
         f"ε = {experiment.demo_epsilon:g} was run by real processes, each hospital with its own directory and noise "
-        "from its operating system; every other row was run in one process from the same files."
+        "from its operating system; every other row was run in one process from the same files. Who is held out follows "
+        "from the patient's own id. The settings are those of the experiment; that they were chosen is not charged."
     )

@@ -36,13 +36,13 @@ def show_results(console: Console, results: Results) -> None:
 
 
 def results_table(rows: Sequence[Row], *, title: str, by_site: bool = True) -> RenderableType:
-    """Return the rows as a table; primary rows are bold."""
+    """Return the rows as a table: `sites` is the mean of the sites' own figures; primary rows are bold."""
     sites = list(dict.fromkeys(site for row in rows for site in row.per_site)) if by_site else []
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for name in ("method", "ε", "metric"):
-        table.add_column(name, no_wrap=True)
-    for name in ("overall", "sites' mean", "± seeds", *sites):
-        table.add_column(name, justify="right")
+        table.add_column(name, overflow="fold")
+    for name in ("overall", "sites", "± seeds", *sites):
+        table.add_column(name, justify="right", min_width=5, overflow="fold")
     for row in rows:
         table.add_row(
             METHOD_NAMES[row.method],
