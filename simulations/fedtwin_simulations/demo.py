@@ -210,6 +210,6 @@ def score_real_run(laboratory: Laboratory, job: Job, real: RealRun) -> Trial:
 def _describe_real_run(experiment: Experiment) -> str:
     return (
         f"ε = {experiment.demo_epsilon:g} was run by real processes, each hospital with its own directory and noise "
-        "from its operating system; every other row was run in one process from the same files. Who is held out follows "
-        "from the patient's own id. The settings are those of the experiment; that they were chosen is not charged."
+        "from its operating system; every other row was run in one process from the same files. Who is held out "
+        "follows from the patient's own id. That the experiment's settings were chosen is not charged."
     )
