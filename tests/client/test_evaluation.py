@@ -93,7 +93,7 @@ def test_a_score_does_not_depend_on_how_many_others_there_are() -> None:
     examples = make_examples(study, 90)
     examples.x[:] = examples.x[..., :1]
     generator = np.random.default_rng(2)
-    weight = generator.normal(scale=1e6, size=(study.features.steps, examples.x.shape[3])).astype(np.float32)
+    weight = generator.normal(scale=1e5, size=(study.features.steps, examples.x.shape[3])).astype(np.float32)
     weight[:, -1] = -weight[:, :-1].astype(np.float64).sum(axis=1)
     parameters = {"weight": weight.reshape(-1), "bias": np.zeros(1, np.float32)}
     everybody = score(study, parameters, examples)
