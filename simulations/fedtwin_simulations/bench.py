@@ -19,7 +19,13 @@ from fedtwin_shared.study import Participant, Study
 from fedtwin_simulations.cohorts import Gathered, read_hospitals
 from fedtwin_simulations.consortium import make_consortium
 from fedtwin_simulations.demo import sign_study_file
-from fedtwin_simulations.deployment import follow_study, install, run_command, running, wait_until_online
+from fedtwin_simulations.deployment import (
+    coordinator_running,
+    follow_study,
+    hospitals_online,
+    install,
+    run_command,
+)
 from fedtwin_simulations.one_process import run_study
 from fedtwin_simulations.results import Bench, BenchRow
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
@@ -125,12 +131,12 @@ def time_real_rounds(experiment: Experiment, folder: Path, *, say: Say) -> list[
     )
     for node in deployment.nodes:
         shutil.copytree(folder / "files" / node.site, node.directory / "data", dirs_exist_ok=True)
-    with running(deployment, logs=folder / "logs") as supervisor:
+    with coordinator_running(deployment, logs=folder / "logs"):
         signed = sign_study_file(experiment, deployment)
         for node in deployment.nodes:
             run_command("client", "approve", node.directory, signed, "--yes")
-        wait_until_online(deployment, supervisor)
-        run = follow_study(deployment, signed, say=say)
+        with hospitals_online(deployment, logs=folder / "logs"):
+            run = follow_study(deployment, signed, say=say)
     progress = (deployment.coordinator / "runs" / run / "progress.jsonl").read_text(encoding="utf-8")
     entries = [json.loads(line) for line in progress.splitlines()]
     return [entry["seconds"] for entry in entries if entry.get("task") == "train"]

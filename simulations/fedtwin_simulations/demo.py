@@ -24,12 +24,12 @@ from fedtwin_shared.study import Study
 from fedtwin_simulations.comparison import Trial
 from fedtwin_simulations.deployment import (
     Deployment,
+    coordinator_running,
     follow_study,
+    hospitals_online,
     install,
     read_release,
     run_command,
-    running,
-    wait_until_online,
 )
 from fedtwin_simulations.experiment import Laboratory, OnProgress, run_jobs
 from fedtwin_simulations.jobs import Job, list_jobs
@@ -161,16 +161,17 @@ def place_patients(experiment: Experiment, data: Path | None, deployment: Deploy
 
 def run_real_study(experiment: Experiment, deployment: Deployment, *, logs: Path, say: Say) -> RealRun:
     """Run the private study over real processes, from its draft to its release."""
-    with running(deployment, logs=logs) as supervisor:
-        say(f"{1 + len(deployment.nodes)} nodes started; meanwhile the study is drafted, signed and approved")
+    with coordinator_running(deployment, logs=logs):
+        say("coordinator: started; the study is drafted, signed and approved")
         signed = sign_study_file(experiment, deployment)
         for node in deployment.nodes:
             run_command("client", "approve", node.directory, signed, "--yes")
             say(f"hospital {node.site}: approved the study")
-        wait_until_online(deployment, supervisor, say=say)
-        began = time.monotonic()
-        run = follow_study(deployment, signed, say=say)
-        seconds = time.monotonic() - began
+        say("hospitals: starting")
+        with hospitals_online(deployment, logs=logs, say=say):
+            began = time.monotonic()
+            run = follow_study(deployment, signed, say=say)
+            seconds = time.monotonic() - began
     study = read_toml(signed.with_name("study.toml"), Study)
     _, report = read_release(deployment, run)
     course = Course(study=study, report=report, seconds=seconds, nodes=1 + len(deployment.nodes))

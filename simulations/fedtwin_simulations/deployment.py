@@ -173,52 +173,62 @@ def install(
 
 
 @contextlib.contextmanager
-def running(deployment: Deployment, *, logs: Path) -> Iterator[Supervisor]:
-    """The deployment's processes, just started; everything is stopped and reaped afterwards."""
-    with supervised(node_commands(deployment, logs)) as supervisor:
-        yield supervisor
+def coordinator_running(deployment: Deployment, *, logs: Path) -> Iterator[None]:
+    """The coordinator's processes, just started; stopped and reaped afterwards."""
+    with supervised([coordinator_command(deployment, logs)]):
+        yield
 
 
-def wait_until_online(deployment: Deployment, supervisor: Supervisor, *, say: Say = lambda line: None) -> None:
-    """Return once the coordinator hears from every hospital. Raises `SupervisionError` when that takes too long."""
-    seen = -1
+@contextlib.contextmanager
+def hospitals_online(
+    deployment: Deployment, *, logs: Path, commands: Sequence[Command] = (), say: Say = lambda line: None
+) -> Iterator[None]:
+    """Every hospital's node, online; stopped and reaped afterwards.
 
-    def all_online() -> bool:
-        nonlocal seen
-        supervisor.step()
-        online = count_online(deployment)
-        if online != seen:
-            say(f"{online} of {len(deployment.nodes)} hospitals online")
-            seen = online
-        return online == len(deployment.nodes)
+    commands: other nodes in their place. Raises `SupervisionError` when they are not online in time.
+    """
+    # A node that the link does not know yet is turned away, and costs the machine another start.
+    _wait(lambda: not {"not registered", "unknown"} & set(node_statuses(deployment)), "nodes registered")
+    with supervised(commands or hospital_commands(deployment, logs)) as supervisor:
 
-    wait_until(all_online, what="hospitals online", deadline_seconds=READY_SECONDS, interval_seconds=0.5)
+        def all_online() -> bool:
+            supervisor.step()
+            return set(node_statuses(deployment)) == {"online"}
+
+        _wait(all_online, "hospitals online")
+        say(f"{len(deployment.nodes)} hospitals online")
+        yield
 
 
-def node_commands(deployment: Deployment, logs: Path) -> tuple[Command, ...]:
-    """Return one foreground process for the coordinator and one for each hospital."""
-    program = flower_program("fedtwin")
-    return (
-        Command(
-            name="coordinator",
-            arguments=(program, "server", "run", str(deployment.coordinator)),
-            log_file=logs / "coordinator.log",
-        ),
-        *(
-            Command(
-                name=node.site,
-                arguments=(program, "client", "run", str(node.directory)),
-                log_file=logs / f"{node.site}.log",
-            )
-            for node in deployment.nodes
-        ),
+def node_statuses(deployment: Deployment) -> list[str]:
+    """Return what the coordinator says of every hospital's node."""
+    status = json.loads(run_command("server", "status", deployment.coordinator, "--json"))
+    return [node["status"] for node in status["nodes"]]
+
+
+def _wait(check: Callable[[], bool], what: str) -> None:
+    wait_until(check, what=what, deadline_seconds=READY_SECONDS, interval_seconds=0.5)
+
+
+def coordinator_command(deployment: Deployment, logs: Path) -> Command:
+    """Return the coordinator's foreground process."""
+    return Command(
+        name="coordinator",
+        arguments=(flower_program("fedtwin"), "server", "run", str(deployment.coordinator)),
+        log_file=logs / "coordinator.log",
     )
 
 
-def count_online(deployment: Deployment) -> int:
-    """Return how many of the hospitals' nodes the coordinator hears from."""
-    status = json.loads(run_command("server", "status", deployment.coordinator, "--json"))
-    return sum(node["status"] == "online" for node in status["nodes"])
+def hospital_commands(deployment: Deployment, logs: Path) -> tuple[Command, ...]:
+    """Return one foreground process for each hospital."""
+    return tuple(
+        Command(
+            name=node.site,
+            arguments=(flower_program("fedtwin"), "client", "run", str(node.directory)),
+            log_file=logs / f"{node.site}.log",
+        )
+        for node in deployment.nodes
+    )
 
 
 def follow_study(deployment: Deployment, signed: Path, *, say: Say) -> str:

@@ -61,7 +61,7 @@ def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, tmp_path:
     try:
         assert demo.stdout is not None
         for line in demo.stdout:
-            if "nodes started" in line:
+            if "starting" in line:
                 break
         else:
             raise DeploymentError(field="demo", expected="processes", found="none")

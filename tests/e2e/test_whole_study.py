@@ -32,17 +32,18 @@ from fedtwin_shared.documents import read_toml
 from fedtwin_shared.models import digest_parameters
 from fedtwin_shared.round import Task, UpdateStatement, declared_arrays
 from fedtwin_shared.study import Study
-from fedtwin_shared.supervision import Command, Supervisor, wait_until
+from fedtwin_shared.supervision import Command, wait_until
 from fedtwin_shared.wire import unpack
 from fedtwin_simulations.consortium import make_consortium
 from fedtwin_simulations.deployment import (
     Deployment,
     DeploymentError,
+    coordinator_running,
     free_ports,
+    hospital_commands,
+    hospitals_online,
     install,
-    node_commands,
     run_command,
-    wait_until_online,
 )
 from fedtwin_simulations.one_process import run_study
 from fedtwin_simulations.simulated_node import main as approve_in_simulation
@@ -85,11 +86,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     for node in deployment.nodes:
         shutil.copytree(files[node.site], node.directory / "data", dirs_exist_ok=True)
     shutil.rmtree(folder / "files")
-    with recorded(deployment, folder / "proxy") as recording:
-        supervisor = Supervisor(list(commands(deployment, folder / "logs")))
-        with supervisor:
-            wait_until_online(deployment, supervisor)
-            yield Stage(deployment=deployment, recording=recording, patients=patients)
+    logs = folder / "logs"
+    with (
+        coordinator_running(deployment, logs=logs),
+        recorded(deployment, folder / "proxy") as recording,
+        hospitals_online(deployment, logs=logs, commands=list(commands(deployment, logs))),
+    ):
+        yield Stage(deployment=deployment, recording=recording, patients=patients)
     assert processes_under(folder) == {}
 
 
@@ -116,7 +119,7 @@ def recorded(deployment: Deployment, folder: Path) -> Any:
 
 def commands(deployment: Deployment, logs: Path) -> Iterator[Command]:
     nodes = {node.site: node for node in deployment.nodes}
-    for command in node_commands(deployment, logs):
+    for command in hospital_commands(deployment, logs):
         if command.name in SIMULATED:
             directory = str(nodes[command.name].directory)
             module = (sys.executable, "-m", "fedtwin_simulations.simulated_node", directory, "--seed", str(SEED))
