@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +85,10 @@ def front(directory: Directory) -> None:
     """Run the TLS front alone; `run` does it for you."""
     from fedtwin_server.config import read_directory, split_address
     from fedtwin_server.front import FrontSettings, serve_front
+    from fedtwin_shared.supervision import SUPERVISOR_VARIABLE, end_with_parent
 
+    if SUPERVISOR_VARIABLE in os.environ:
+        end_with_parent()
     found = read_directory(directory)
     host, port = split_address(found.config.front.listen)
     serve_front(

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from fedtwin_shared.flower_environment import flower_environment, flower_program
+from fedtwin_server.flower_process import flower_command
+from fedtwin_shared.flower_environment import flower_environment
 from fedtwin_shared.supervision import Command, wait_until
 
 EXECUTOR_POLL_SECONDS: Final = 0.5  # until a submitted run starts; each poll costs the SuperLink some 8 ms
@@ -55,8 +56,8 @@ def superlink_command(settings: SuperLinkSettings) -> Command:
     """The SuperLink itself: Fleet, Control and Runtime on one loopback port, TLS, SuperNode authentication."""
     return Command(
         name="superlink",
-        arguments=(
-            flower_program("flower-superlink"),
+        arguments=flower_command(
+            "flower-superlink",
             "--isolation=process",
             "--host=127.0.0.1",
             f"--port={settings.port}",
@@ -77,8 +78,8 @@ def executor_command(settings: SuperLinkSettings) -> Command:
     """Flower's executor, which starts one process per run with the installed ServerApp."""
     return Command(
         name="superexec",
-        arguments=(
-            flower_program("flower-superexec"),
+        arguments=flower_command(
+            "flower-superexec",
             f"--runtime-api-address={settings.address}",
             f"--root-certificates={settings.certificate_authority}",
             f"--superexec-auth-secret-file={settings.secret_file}",
