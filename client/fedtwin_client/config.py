@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fedtwin_client.policy import SitePolicy
 from fedtwin_shared.documents import read_toml
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.fields import require
 from fedtwin_shared.roster import Name, PublicKey
 
 CONFIG_FILE: Final = "hospital.toml"
@@ -65,8 +66,7 @@ class PortsTable(_Table):
 
     @model_validator(mode="after")
     def _check(self) -> PortsTable:
-        if self.runtime == self.health:
-            raise ValueError("expected two different ports")
+        require(self.runtime != self.health, field="health", expected="another port than runtime", found=self.health)
         return self
 
 

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedtwin_shared.fields import Count, Positive
 from fedtwin_shared.round import RefusalCode
-from fedtwin_shared.study import Count, Positive, Study
+from fedtwin_shared.study import Study
 
 
 class Policy(Protocol):

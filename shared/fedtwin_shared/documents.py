@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ValidationError
 
 from fedtwin_shared.errors import ConfigurationError, VerificationError
+from fedtwin_shared.fields import CROSS_FIELD
 from fedtwin_shared.roster import Roster
 from fedtwin_shared.signing import canonical_json, parse_canonical, sign_envelope, verify_envelope
 from fedtwin_shared.study import Study
@@ -63,8 +64,12 @@ def check_document(document: object, kind: type[Kind], *, file: Path | str) -> K
         return kind.model_validate(document)
     except ValidationError as err:
         first = err.errors()[0]
-        expected, found = _describe(first["type"], first["msg"], first["input"])
         field = ".".join(map(str, first["loc"]))
+        if first["type"] == CROSS_FIELD:
+            context = first["ctx"]
+            field, expected, found = f"{field}.{context['field']}".strip("."), context["expected"], context["found"]
+        else:
+            expected, found = _describe(first["type"], first["msg"], first["input"])
         raise ConfigurationError(file=file, field=field, expected=expected, found=found) from err
 
 

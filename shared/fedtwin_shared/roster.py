@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from fedtwin_shared.errors import VerificationError
+from fedtwin_shared.fields import require
 from fedtwin_shared.signing import canonical_json, digest, parse_public_key
 
 # Names appear in paths, certificates and reports; RFC 1123 labels are safe in all of them.
@@ -47,10 +48,12 @@ class Roster(_Record):
 
     @model_validator(mode="after")
     def _check_unique(self) -> Roster:
-        everyone = (self.coordinator, *self.sites)
-        for values in ([site.name for site in everyone], [site.public_key for site in everyone]):
-            if len(set(values)) != len(values):
-                raise ValueError("expected every name and every key once")
+        seen: set[str] = {self.coordinator.name, self.coordinator.public_key}
+        for position, site in enumerate(self.sites):
+            for field, value in (("name", site.name), ("public_key", site.public_key)):
+                place = f"sites.{position}.{field}"
+                require(value not in seen, field=place, expected="every name and every key once", found=value)
+                seen.add(value)
         return self
 
     @property

@@ -13,52 +13,16 @@ import hashlib
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
+from fedtwin_shared.fields import Count, Key, NonNegative, Number, Positive, Rate, Section, Words, require
 from fedtwin_shared.privacy import Mechanism, PrivacyBudget, PrivacyEvent, compute_epsilon
 from fedtwin_shared.roster import Name
 from fedtwin_shared.signal import CATEGORIES, SIGNALS
 from fedtwin_shared.signing import canonical_json, digest
 
-
-def _parse_number(value: object) -> object:
-    """Accept the decimal strings of canonical JSON beside TOML's own numbers."""
-    return float(value) if isinstance(value, str) else value
-
-
-def _refuse_infinite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("expected a finite number")
-    return value
-
-
-def _refuse_unprintable(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("expected one line of printable characters")
-    return value
-
-
-Number = Annotated[
-    float,
-    BeforeValidator(_parse_number),
-    AfterValidator(_refuse_infinite),
-    PlainSerializer(repr, return_type=str, when_used="json"),
-]
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Rate = Annotated[Number, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 Statistic = Literal["mean", "min", "max", "first", "last", "sd", "slope", "count", "observed"]
 LEVELS: frozenset[Statistic] = frozenset({"mean", "min", "max", "first", "last"})  # the statistics that are z-scores
-# What a person reads before approving: a control character could hide or forge the lines around it on a terminal.
-Words = Annotated[str, Field(min_length=1), AfterValidator(_refuse_unprintable)]
-Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-
-
-class Section(BaseModel):
-    """One table of a study file: frozen, strict, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Participant(Section):
@@ -125,20 +89,21 @@ class Features(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Features:
-        if not (self.series or self.facts or self.categories):
-            raise ValueError("expected at least one of series, facts, categories")
-        if not math.isclose(self.steps * self.step_hours, self.window_hours):
-            raise ValueError("expected window_hours to be a multiple of step_hours")
         of_series, of_facts = [part.signal for part in self.series], [part.signal for part in self.facts]
-        for name in (*of_series, *of_facts):
-            if name not in SIGNALS:
-                raise ValueError(f"expected a signal of the Signal table, found {name!r}")
-        for name in self.categories:
-            if name not in CATEGORIES:
-                raise ValueError(f"expected a category of the Category table, found {name!r}")
-        for group in (of_series, of_facts, self.categories):
-            if len(set(group)) != len(group):
-                raise ValueError("expected every signal and category once")
+        some = bool(of_series or of_facts or self.categories)
+        require(some, field="series", expected="at least one of series, facts, categories", found="none")
+        whole = self.steps > 0 and math.isclose(self.steps * self.step_hours, self.window_hours)
+        require(whole, field="window_hours", expected="a multiple of step_hours", found=self.window_hours)
+        for field, names, table, what in (
+            ("series", of_series, SIGNALS, "a signal of the Signal table"),
+            ("facts", of_facts, SIGNALS, "a signal of the Signal table"),
+            ("categories", self.categories, CATEGORIES, "a category of the Category table"),
+        ):
+            for position, name in enumerate(names):
+                require(name in table, field=f"{field}.{position}", expected=what, found=repr(name))
+                require(
+                    name not in names[:position], field=f"{field}.{position}", expected="each once", found=repr(name)
+                )
         return self
 
 
@@ -187,12 +152,12 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Training:
-        if self.average_from_round > self.rounds:
-            raise ValueError("expected average_from_round <= rounds")
-        if self.patience_seconds > self.deadline_seconds:
-            raise ValueError("expected patience_seconds <= deadline_seconds")
-        if (self.algorithm == "fedprox") != (self.proximal > 0):
-            raise ValueError("expected proximal > 0 with fedprox and only then")
+        start, patience = self.average_from_round, self.patience_seconds
+        require(start <= self.rounds, field="average_from_round", expected="at most rounds", found=start)
+        soon = patience <= self.deadline_seconds
+        require(soon, field="patience_seconds", expected="at most deadline_seconds", found=patience)
+        agrees = (self.algorithm == "fedprox") == (self.proximal > 0)
+        require(agrees, field="proximal", expected="above 0 with fedprox and only then", found=self.proximal)
         return self
 
 
@@ -216,8 +181,10 @@ class Privacy(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Privacy:
-        if (self.mode == "none") != (self.noise_multiplier == 0):
-            raise ValueError('expected noise_multiplier > 0, or 0 with mode "none"')
+        agrees = (self.mode == "none") == (self.noise_multiplier == 0)
+        require(
+            agrees, field="noise_multiplier", expected='above 0, or 0 with mode "none"', found=self.noise_multiplier
+        )
         return self
 
 
@@ -238,13 +205,12 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Evaluation:
-        if not self.low < self.high:
-            raise ValueError("expected low < high")
-        if list(self.rounds) != sorted(set(self.rounds)):
-            raise ValueError("expected rounds in increasing order, each once")
-        for name in self.subgroups:
-            if name not in CATEGORIES:
-                raise ValueError(f"expected a category of the Category table, found {name!r}")
+        require(self.low < self.high, field="low", expected=f"below high, {self.high:g}", found=self.low)
+        ordered = list(self.rounds) == sorted(set(self.rounds))
+        require(ordered, field="rounds", expected="increasing numbers, each once", found=list(self.rounds))
+        for position, name in enumerate(self.subgroups):
+            what = "a category of the Category table"
+            require(name in CATEGORIES, field=f"subgroups.{position}", expected=what, found=repr(name))
         return self
 
 
@@ -272,18 +238,27 @@ class Study(Section):
     @model_validator(mode="after")
     def _check(self) -> Study:
         names = [part.site for part in self.participants]
-        if len(set(names)) != len(names):
-            raise ValueError("expected every participant once")
-        if self.training.minimum_sites > len(names):
-            raise ValueError("expected training.minimum_sites <= the number of participants")
-        if self.evaluation.rounds and self.evaluation.rounds[-1] >= self.training.rounds:
-            raise ValueError("expected evaluation.rounds < training.rounds: the released model is evaluated anyway")
-        if (self.evaluation.noise_multiplier == 0) != (self.privacy.mode == "none"):
-            raise ValueError('expected evaluation.noise_multiplier > 0, or 0 with privacy.mode "none"')
-        if self.privacy.mode != "none":
-            price = self.price()
-            if not price <= self.privacy.epsilon:
-                raise ValueError(f"expected privacy.epsilon >= the price of the plan, {price:.4f}")
+        for position, name in enumerate(names):
+            place = f"participants.{position}.site"
+            require(name not in names[:position], field=place, expected="every participant once", found=name)
+        fewest, evaluated = self.training.minimum_sites, self.evaluation.rounds
+        require(
+            fewest <= len(names), field="training.minimum_sites", expected=f"at most {len(names)} sites", found=fewest
+        )
+        require(
+            not evaluated or evaluated[-1] < self.training.rounds,
+            field="evaluation.rounds",
+            expected=f"rounds before training.rounds, {self.training.rounds}: the released model is evaluated anyway",
+            found=list(evaluated),
+        )
+        noise, private = self.evaluation.noise_multiplier, self.privacy.mode != "none"
+        agrees = (noise > 0) == private
+        words = 'above 0, or 0 with privacy.mode "none"'
+        require(agrees, field="evaluation.noise_multiplier", expected=words, found=noise)
+        if private:
+            price, most = self.price(), self.privacy.epsilon
+            words = f"at least the price of the plan, {price:.4f}"
+            require(price <= most, field="privacy.epsilon", expected=words, found=most)
         return self
 
     @property

@@ -18,9 +18,10 @@ from pydantic import Field, model_validator
 
 from fedtwin_shared.documents import check_document, read_toml
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.fields import Positive, Rate, Section, require
 from fedtwin_shared.privacy import Mechanism, PrivacyBudget, PrivacyEvent, calibrate_noise
 from fedtwin_shared.roster import Name, Roster
-from fedtwin_shared.study import Positive, Rate, Section, Study
+from fedtwin_shared.study import Study
 from fedtwin_simulations.results import Method
 
 Dataset = Literal["virtual", "heart", "eicu", "physionet2012"]
@@ -56,8 +57,8 @@ class MethodEntry(Section):
 
     @model_validator(mode="after")
     def _check(self) -> MethodEntry:
-        if (self.method == "private") != (self.epsilon is not None):
-            raise ValueError('expected epsilon with method "private" and only then')
+        agrees = (self.method == "private") == (self.epsilon is not None)
+        require(agrees, field="epsilon", expected='a price with method "private" and only then', found=self.epsilon)
         return self
 
 
@@ -90,12 +91,17 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
-        primary = [(entry.method, entry.epsilon) for entry in self.methods if entry.primary]
-        if len(set(primary)) != len(primary):
-            raise ValueError("expected one primary method for each price: set primary = false on the others")
+        seen: set[object] = set()
+        for position, entry in enumerate(self.methods):
+            one = (entry.method, entry.epsilon)
+            new = not entry.primary or one not in seen
+            words = "one primary method for each price: set primary = false on the others"
+            require(new, field=f"methods.{position}.primary", expected=words, found="another one")
+            seen |= {one} if entry.primary else set()
         suffixes = [partition.suffix for partition in self.partitions]
-        if len(set(suffixes)) != len(suffixes):
-            raise ValueError("expected partitions of different suffixes")
+        for position, suffix in enumerate(suffixes):
+            place = f"partitions.{position}.suffix"
+            require(suffix not in suffixes[:position], field=place, expected="each once", found=repr(suffix))
         return self
 
     @property

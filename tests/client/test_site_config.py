@@ -73,7 +73,7 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("maximum_delta = 0.0001", "maximum_delta = nan"), "policy.maximum_delta: expected"),
         (change("minimum_patients = 20", "minimum_patients = 0"), "policy.minimum_patients: expected"),
         (change("allowed_bundles = []", 'allowed_bundles = ["ff"]'), "policy.allowed_bundles.0: expected"),
-        (change("health = 8181", "health = 9094"), "ports: expected two different ports"),
+        (change("health = 8181", "health = 9094"), "ports.health: expected another port than runtime"),
         (change("poll_seconds = 0.05", "poll_seconds = 0"), "performance.poll_seconds: expected"),
         (change("[performance]", "[performance]\nepsilon = 3"), "performance.epsilon: expected no field of this name"),
         (change("[data]", "[data"), "hospital.toml: expected TOML"),

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fedtwin_shared.documents import check_document
+from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.privacy import Mechanism
 from fedtwin_shared.roster import Roster, Site
 from fedtwin_shared.study import Split, Study, is_held_out
@@ -95,6 +97,30 @@ def test_a_malformed_study_is_refused(path: str, value: object) -> None:
     )
     with pytest.raises(ValidationError):
         Study.model_validate(document)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field", "found"),
+    [
+        ("privacy.epsilon", 0.01, "privacy.epsilon", "0.01"),
+        ("privacy.noise_multiplier", 0.0, "privacy.noise_multiplier", "0.0"),
+        ("evaluation.noise_multiplier", 0.0, "evaluation.noise_multiplier", "0.0"),
+        ("evaluation.rounds", [2, 1], "evaluation.rounds", "[2, 1]"),
+        ("evaluation.subgroups", ["nonsense"], "evaluation.subgroups.0", "'nonsense'"),
+        ("training.minimum_sites", 5, "training.minimum_sites", "5"),
+        ("training.patience_seconds", 1e6, "training.patience_seconds", "1000000.0"),
+        ("features.series.0.signal", "nonsense", "features.series.0", "'nonsense'"),
+        ("features.window_hours", 25.0, "features.window_hours", "25.0"),
+        ("participants.1.site", "north", "participants.1.site", "north"),
+    ],
+)
+def test_a_disagreement_between_fields_names_one_and_what_it_holds(
+    path: str, value: object, field: str, found: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_document(changed(path, value), Study, file="study.toml")
+    assert (caught.value.file, caught.value.field, caught.value.found) == ("study.toml", field, found)
+    assert caught.value.expected
 
 
 def test_a_study_above_its_own_budget_cannot_be_written_down() -> None:
