@@ -32,8 +32,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Two at a time, except what starts processes of its own and fills the machine by itself.
 test: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 -m "not slow"
+	$(BIN)/pytest -q -m slow
 
 soak: setup
 	FEDTWIN_SOAK=1 $(BIN)/pytest -q tests

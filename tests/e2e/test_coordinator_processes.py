@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,10 +217,7 @@ def test_a_study_whose_server_app_is_killed_is_resumed_to_the_same_model(coordin
         done = len(read_progress(folder)[0])
         assert done < 6
 
-        before = time.monotonic()
-        said = fedtwin("server", "resume", coordinator, run.run)
-        assert "finished" in said
-        assert time.monotonic() - before < 60
+        assert "finished" in fedtwin("server", "resume", coordinator, run.run)  # within its own 120 s
         fedtwin("server", "resume", coordinator, run.run, expect=2)  # it is complete
         fedtwin("server", "study", "start", coordinator, signed, expect=2)  # the study has its run
 
