@@ -1,0 +1,147 @@
+"""What an auditor's machine checks of a bundle, offline and alone, and the numbered list of what failed.
+
+Design note: a bundle is evidence of a hospital that may be lying. Everything in it is recomputed from the entries and
+compared with what enough pinned witnesses signed; nothing is believed because the bundle says so. `verify_bundle`
+returns what it found instead of raising: that a bundle does not hold is an answer, and all reasons are given at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from fedtwin_shared.errors import FedtwinError, VerificationError
+from fedtwin_shared.ledger.bundle import AuditBundle, LogExport, read_audit_bundle
+from fedtwin_shared.ledger.cosignature import Cosignature, verify_cosignatures
+from fedtwin_shared.ledger.merkle import compute_root
+from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, parse_checkpoint, parse_note, verify_checkpoint
+from fedtwin_shared.ledger.pins import PinnedKeys
+
+State = TypeVar("State")
+Replay = Callable[[Sequence[bytes]], State]  # entries in order -> what they add up to; raises where they do not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check that failed: on which log, and why."""
+
+    check: str
+    log: str  # empty where it concerns the whole bundle
+    reason: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return ": ".join(part for part in (self.log, self.check, self.reason) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedLog(Generic[State]):
+    """A hospital's log that holds."""
+
+    checkpoint: Checkpoint
+    cosignatures: tuple[Cosignature, ...]
+    state: State  # what its entries add up to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBundle(Generic[State]):
+    """A bundle in which everything holds: one log for each pinned name."""
+
+    logs: dict[str, VerifiedLog[State]]
+
+
+def verify_bundle(
+    data: bytes, *, pinned: PinnedKeys, replay: Replay[State]
+) -> VerifiedBundle[State] | tuple[Finding, ...]:
+    """Return the verified bundle, or all that failed.
+
+    (1) bundle: the archive has its one form and holds the files of a bundle, documents under their digests
+    (2) logs: exactly the pinned logs are there
+    and for each log
+    (3) checkpoint: its note is signed by the log's pinned key, and holds no signature but of pinned keys, once each
+    (4) cosignatures: enough of the pinned witnesses cosigned it
+    (5) size: there are as many entries as it says
+    (6) root: the entries' root is the one that it says
+    (7) history: the entries replay, every rule of the ledger kept and every total recomputed
+    and
+    (8) documents: each one is named by an entry
+    """
+    # (1)
+    try:
+        bundle = read_audit_bundle(data)
+    except FedtwinError as err:
+        return (Finding(check="bundle", log="", reason=str(err)),)
+    findings: list[Finding] = []
+    # (2)
+    keys = pinned.log_keys
+    if bundle.logs.keys() != keys.keys():
+        missing, strange = sorted(keys.keys() - bundle.logs.keys()), sorted(bundle.logs.keys() - keys.keys())
+        reason = f"expected the pinned logs, found {missing or 'none'} missing and {strange or 'none'} unknown"
+        findings.append(Finding(check="logs", log="", reason=reason))
+    logs: dict[str, VerifiedLog[State]] = {}
+    for name in sorted(bundle.logs.keys() & keys.keys()):
+        result = _verify_log(name, bundle.logs[name], keys[name], pinned, replay)
+        if isinstance(result, VerifiedLog):
+            logs[name] = result
+        else:
+            findings += result
+    # (8)
+    findings += [
+        Finding(check="documents", log="", reason=f"expected an entry that names {digest}, found none")
+        for digest in _unnamed_documents(bundle)
+    ]
+    return tuple(findings) if findings else VerifiedBundle(logs=logs)
+
+
+def _verify_log(
+    name: str, export: LogExport, log: VerifierKey, pinned: PinnedKeys, replay: Replay[State]
+) -> VerifiedLog[State] | list[Finding]:
+    findings: list[Finding] = []
+
+    def fail(check: str, reason: object) -> None:
+        findings.append(Finding(check=check, log=name, reason=str(reason)))
+
+    checkpoint, cosignatures = None, tuple[Cosignature, ...]()
+    # (3)
+    try:
+        note = parse_note(export.note)
+        checkpoint = parse_checkpoint(note.text)
+        verify_checkpoint(note, log)
+        signers = [(signature.name, signature.key_id) for signature in note.signatures]
+        known = [(key.name, key.key_id) for key in (log, *pinned.witness_keys)]
+        if signers != [signer for signer in known if signer in signers]:
+            # Whoever adds a line could else carry anything in it past this verifier.
+            raise VerificationError(field="note", expected="pinned signatures in pinned order", found="others")
+    except FedtwinError as err:
+        fail("checkpoint", err)
+    # (4)
+    if checkpoint is not None:
+        try:
+            cosignatures = verify_cosignatures(note, pinned.witness_keys, required=pinned.required)
+        except FedtwinError as err:
+            fail("cosignatures", err)
+        # (5)
+        if len(export.entries) != checkpoint.size:
+            fail("size", f"expected {checkpoint.size} entries, found {len(export.entries)}")
+        # (6)
+        elif compute_root(export.entries) != checkpoint.root:
+            fail("root", "expected the root that was signed, found another")
+    # (7)
+    try:
+        state = replay(export.entries)
+    except FedtwinError as err:
+        fail("history", err)
+    except Exception as err:  # the entries are a stranger's: whatever they break in replay is a refusal of them
+        fail("history", f"expected entries that replay, found {type(err).__name__}")
+    if checkpoint is None or findings:
+        return findings
+    return VerifiedLog(checkpoint=checkpoint, cosignatures=cosignatures, state=state)
+
+
+def _unnamed_documents(bundle: AuditBundle) -> list[str]:
+    digests = [digest.encode() for digest in bundle.documents]
+    named = {
+        digest for export in bundle.logs.values() for entry in export.entries for digest in digests if digest in entry
+    }
+    return [digest.decode() for digest in digests if digest not in named]
