@@ -42,6 +42,17 @@ class Reason(StrEnum):
     OUTSIDE_STAY = "time-outside-stay"
     DUPLICATE = "duplicate"  # the same row again: the first stays, this one does not
     CONFLICT = "conflict"  # two different rows for one thing: none of them stays
+    # Only what arrives live can be
+    WITHDRAWN = "withdrawn"  # its sender says that it is no result: cancelled, deleted, entered in error
+    MODIFIED = "unknown-modifier"  # carries an extension that changes its meaning in a way that we do not know
+    NOT_USED = "resource-not-used"  # readable, of a kind that this node does not take
+    MALFORMED = "malformed-resource"  # one entry of a message that is readable otherwise
+    FUTURE_TIME = "time-in-the-future"
+    OLD_TIME = "time-too-old"
+    FOREIGN_PATIENT = "patient-not-assigned"  # the device may not speak for this patient
+    FOREIGN_SIGNAL = "signal-not-assigned"  # the device may not report this signal
+    REPLAYED = "replayed"  # a sequence number from before the replay window
+    DEVICE_QUARANTINED = "device-quarantined"
 
 
 REASONS = tuple(Reason)
