@@ -1,0 +1,323 @@
+"""The store's tables in one SQLite file, in WAL mode, synced to the disk at every commit.
+
+Design note: `secure_delete` writes zeros over what is deleted, and `shrink` ends the write-ahead log and gives the
+pages back, so that no file of the database keeps a deleted row. SQLite's own log has checksums: what a crash tore was
+never acknowledged and is dropped. It cannot tell that from a log damaged afterwards; `shrink` and a clean close leave
+no log behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Final
+
+from fedtwin_client.store.database import MIXED, BlockRow, NameRow, PatientRow
+from fedtwin_client.store.store import StoreError
+
+DATABASE: Final = "observations.db"
+LOCK: Final = "lock"
+
+_CHECKPOINT_PAGES: Final = 4000  # of 4 KiB; a longer log makes larger, fewer writes to the file itself
+_BATCH: Final = 512  # blocks held in memory by a scan
+_SMALLEST_ROW: Final = 32  # bytes of a row in the file, at least
+
+_BLOCK: Final = "version, patient, signal, span, rows, sealed"
+_SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS patient (number INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, sealed BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS name (kind INTEGER, number INTEGER, sealed BLOB NOT NULL, PRIMARY KEY (kind, number));
+    CREATE TABLE IF NOT EXISTS block (
+        version INTEGER PRIMARY KEY, patient INTEGER NOT NULL, signal INTEGER NOT NULL, span INTEGER NOT NULL,
+        rows INTEGER NOT NULL, sealed BLOB NOT NULL);
+    CREATE INDEX IF NOT EXISTS block_place ON block (patient, signal, span, rows);
+    CREATE TABLE IF NOT EXISTS damaged (
+        version INTEGER PRIMARY KEY, patient INTEGER NOT NULL, signal INTEGER NOT NULL, span INTEGER NOT NULL,
+        rows INTEGER NOT NULL, sealed BLOB NOT NULL);
+"""
+_TABLES: Final = {"patient": 3, "name": 3, "block": 6, "damaged": 6}
+
+
+class SqliteDatabase:
+    """A `Database` in the folder given, which no other process may have open.
+
+    - a second process that opens the same folder gets a `StoreError`
+    - after a failed sync `broken` is true and everything raises, until the folder is opened again
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.broken = False
+        self._path = folder / DATABASE
+        self._repairs: tuple[str, ...] = ()
+        with contextlib.ExitStack() as stack:
+            with self._report_failure():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock(folder / LOCK, stack)
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+                _sync(folder)
+            try:
+                self._connection = _connect(self._path)
+            except sqlite3.DatabaseError as err:
+                if not _is_damage(err):
+                    raise self._failed(err) from err
+                self._repairs = (_salvage(self._path),)
+                self._connection = _connect(self._path)
+            stack.callback(lambda: self._connection.close())
+            self._open = stack.pop_all()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See `Database.transaction`."""
+        with self._report_failure():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def names(self) -> Sequence[NameRow]:
+        """See `Database.names`."""
+        rows = self._connection.execute("SELECT kind, number, sealed FROM name ORDER BY kind, number")
+        return [NameRow(kind=kind, number=number, sealed=sealed) for kind, number, sealed in rows]
+
+    def add_names(self, rows: Iterable[NameRow]) -> None:
+        """See `Database.add_names`."""
+        self._connection.executemany("INSERT INTO name VALUES (?, ?, ?)", map(astuple, rows))
+
+    def patients(self) -> Sequence[PatientRow]:
+        """See `Database.patients`."""
+        rows = self._connection.execute("SELECT number, digest, sealed FROM patient ORDER BY number")
+        return [PatientRow(number=number, digest=digest, sealed=sealed) for number, digest, sealed in rows]
+
+    def add_patients(self, rows: Iterable[PatientRow]) -> None:
+        """See `Database.add_patients`."""
+        self._connection.executemany("INSERT INTO patient VALUES (?, ?, ?)", map(astuple, rows))
+
+    def remove_patient(self, number: int) -> None:
+        """See `Database.remove_patient`."""
+        self._connection.execute("DELETE FROM block WHERE patient = ?", (number,))
+        self._connection.execute("DELETE FROM damaged WHERE patient = ?", (number,))
+        self._connection.execute("DELETE FROM patient WHERE number = ?", (number,))
+
+    def last_version(self) -> int:
+        """See `Database.last_version`."""
+        query = "SELECT max((SELECT ifnull(max(version), 0) FROM block), (SELECT ifnull(max(version), 0) FROM damaged))"
+        return int(self._connection.execute(query).fetchone()[0])
+
+    def pending(self) -> dict[int, int]:
+        """See `Database.pending`."""
+        return dict(
+            self._connection.execute("SELECT patient, sum(rows) FROM block WHERE signal = ? GROUP BY patient", (MIXED,))
+        )
+
+    def add_blocks(self, rows: Iterable[BlockRow]) -> None:
+        """See `Database.add_blocks`."""
+        self._connection.executemany(
+            f"INSERT INTO block ({_BLOCK}) VALUES (?, ?, ?, ?, ?, ?)",
+            ((row.version, row.patient, row.signal, row.span, row.rows, row.sealed) for row in rows),
+        )
+
+    def blocks(self, patient: int, *, first: int, last: int) -> Sequence[BlockRow]:
+        """See `Database.blocks`."""
+        query = f"""SELECT {_BLOCK} FROM block WHERE patient = ? AND (signal = {MIXED} OR span BETWEEN ? AND ?)
+            ORDER BY signal, span, version"""
+        return _blocks(self._connection.execute(query, (patient, first, last)))
+
+    def all_blocks(self) -> Iterator[BlockRow]:
+        """See `Database.all_blocks`."""
+        after = -1
+        while batch := _blocks(
+            self._connection.execute(
+                f"SELECT {_BLOCK} FROM block WHERE version > ? ORDER BY version LIMIT {_BATCH}", (after,)
+            )
+        ):
+            yield from batch
+            after = batch[-1].version
+
+    def parts(self, patient: int) -> Sequence[tuple[int, int, int, int]]:
+        """See `Database.parts`."""
+        query = f"SELECT version, signal, span, rows FROM block WHERE patient = ? AND signal != {MIXED}"
+        return self._connection.execute(query, (patient,)).fetchall()
+
+    def find(self, versions: Iterable[int]) -> Sequence[BlockRow]:
+        """See `Database.find`."""
+        query = f"SELECT {_BLOCK} FROM block WHERE version = ?"
+        return [row for version in versions for row in _blocks(self._connection.execute(query, (version,)))]
+
+    def remove_blocks(self, versions: Iterable[int]) -> None:
+        """See `Database.remove_blocks`."""
+        self._connection.executemany("DELETE FROM block WHERE version = ?", ((version,) for version in versions))
+
+    def set_aside(self, versions: Iterable[int]) -> None:
+        """See `Database.set_aside`."""
+        for version in versions:
+            self._connection.execute("INSERT OR IGNORE INTO damaged SELECT * FROM block WHERE version = ?", (version,))
+            self._connection.execute("DELETE FROM block WHERE version = ?", (version,))
+
+    def damaged(self) -> Sequence[BlockRow]:
+        """See `Database.damaged`."""
+        query = "SELECT version, patient, signal, span, rows, x'' FROM damaged ORDER BY version"
+        return _blocks(self._connection.execute(query))
+
+    def drop_before(self, span: int) -> int:
+        """See `Database.drop_before`."""
+        old = f"FROM block WHERE signal != {MIXED} AND span < ?"
+        rows = self._connection.execute(f"SELECT ifnull(sum(rows), 0) {old}", (span,)).fetchone()[0]
+        self._connection.execute(f"DELETE {old}", (span,))
+        self._connection.execute(f"DELETE FROM damaged WHERE signal != {MIXED} AND span < ?", (span,))
+        return int(rows)
+
+    def shrink(self) -> None:
+        """See `Database.shrink`."""
+        with self._report_failure():
+            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+            busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StoreError(file=self._path, expected="a log that can be ended", found="somebody who reads it")
+
+    def repair(self) -> tuple[str, ...]:
+        """See `Database.repair`."""
+        done, self._repairs = self._repairs, ()
+        if done:
+            return done
+        try:
+            found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as err:
+            if not _is_damage(err):
+                raise self._failed(err) from err
+            found = "damage"
+        if found == "ok":
+            return ()
+        self._connection.close()
+        done = (_salvage(self._path),)
+        self._connection = _connect(self._path)
+        return done
+
+    def close(self) -> None:
+        """See `Database.close`."""
+        self._open.close()
+
+    def _lock(self, path: Path, stack: contextlib.ExitStack) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise StoreError(
+                file=path.parent, expected="no other process with this store", found="one that runs"
+            ) from err
+
+    @contextlib.contextmanager
+    def _report_failure(self) -> Iterator[None]:
+        if self.broken:
+            raise StoreError(file=self._path, expected="to be opened again", found="an earlier failed write")
+        try:
+            yield
+        except (sqlite3.Error, OSError) as err:
+            raise self._failed(err) from err
+
+    def _failed(self, err: sqlite3.Error | OSError) -> StoreError:
+        # A full disk is over once there is room. After any other failure nobody knows what the disk holds.
+        if isinstance(err, sqlite3.Error):
+            self.broken = getattr(err, "sqlite_errorname", "") not in {"SQLITE_FULL", "SQLITE_CANTOPEN"}
+            found = getattr(err, "sqlite_errorname", type(err).__name__)
+        else:
+            found = err.strerror or type(err).__name__
+        return StoreError(file=self._path, expected="a disk with room, that reads and writes", found=found)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON").fetchall()
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}").fetchall()
+        connection.executescript(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _blocks(rows: Iterable[tuple[int, int, int, int, int, bytes]]) -> list[BlockRow]:
+    return [
+        BlockRow(version=version, patient=patient, signal=signal, span=span, rows=count, sealed=sealed)
+        for version, patient, signal, span, count, sealed in rows
+    ]
+
+
+def _is_damage(err: sqlite3.Error) -> bool:
+    return getattr(err, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+def _salvage(path: Path) -> str:
+    """Move every row that can still be read to a new file; keep the damaged one beside it; say so in words."""
+    kept = path.with_name(f"{path.name}.damaged")
+    number = 0
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.damaged-{number}")
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    found = dict.fromkeys(_TABLES, 0)
+    old, new = sqlite3.connect(path, isolation_level=None), _connect(fresh)
+    try:
+        new.execute("BEGIN")
+        for table, columns in _TABLES.items():
+            places = ", ".join("?" * columns)
+            for row in _readable(old, table, path):
+                found[table] += new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", row).rowcount
+        new.execute("COMMIT")
+        new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        new.close()
+        old.close()
+    path.rename(kept)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    fresh.rename(path)
+    _sync(path.parent)
+    counts = ", ".join(f"{count} of {table}" for table, count in found.items())
+    return f"the database file was damaged and is kept as {kept.name}; rows that could be read: {counts}"
+
+
+def _readable(old: sqlite3.Connection, table: str, path: Path) -> Iterator[tuple[object, ...]]:
+    """Yield the rows by row id; a range that raises is halved until only what is damaged is left out."""
+    try:
+        end = old.execute(f"SELECT max(rowid) FROM {table} NOT INDEXED").fetchone()[0] or 0
+    except sqlite3.DatabaseError as err:
+        if getattr(err, "sqlite_errorname", "").startswith("SQLITE_NOTADB"):
+            return
+        end = path.stat().st_size // _SMALLEST_ROW
+    query = f"SELECT rowid, * FROM {table} NOT INDEXED WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT {_BATCH}"
+    ranges = [(0, int(end))]
+    while ranges:
+        low, high = ranges.pop()
+        try:
+            rows = old.execute(query, (low, high)).fetchall()
+        except sqlite3.DatabaseError:
+            if high > low:
+                middle = (low + high) // 2
+                ranges += [(middle + 1, high), (low, middle)]
+            continue
+        yield from (row[1:] for row in rows)
+        if len(rows) == _BATCH and rows[-1][0] < high:
+            ranges.append((rows[-1][0] + 1, high))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
