@@ -7,6 +7,7 @@ with the minimum and then forgotten: neither a message nor the attestation holds
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fedtwin_client.gate import Gate, open_gate
 from fedtwin_client.policy import SitePolicy
 from fedtwin_client.quarantine import Tally
 from fedtwin_client.reader import read_hospital
+from fedtwin_client.spending import StudySpending, describe_spending
 from fedtwin_client.studies import open_studies, read_study
 from fedtwin_shared.documents import SignedStudy
 from fedtwin_shared.errors import FedtwinError
@@ -61,7 +63,7 @@ def examine_study(directory: HospitalDirectory, file: Path) -> Request:
     check_cohort(cohort, signed.study, directory.config.policy, file=file)
     return Request(
         signed=signed,
-        words=describe_request(signed.study),
+        words=(*describe_request(signed.study), *describe_others(describe_spending(directory), signed.study.digest)),
         missing=missing_columns(records, signed.study),
         tallies=records.tallies,
     )
@@ -139,6 +141,21 @@ def describe_request(study: Study) -> tuple[tuple[str, str], ...]:
         ("", "of this study alone: a patient in several studies pays for each"),
         ("", CAVEAT),
     )
+
+
+def describe_others(spending: Sequence[StudySpending], digest: str) -> tuple[tuple[str, str], ...]:
+    """Return what else a patient of this hospital may pay for, as (subject, words): every other study ever approved.
+
+    - a study that was withdrawn is named as long as it has spent something
+    """
+    words = []
+    for row in spending:
+        if row.digest == digest or (row.state == "withdrawn" and not (row.steps or row.releases)):
+            continue
+        name = f"{row.name} version {row.version}" if row.name else f"study {row.digest[:12]}"
+        price = f"ε = {row.price:.3f} at δ = {row.delta:g}" if row.price is not None else "price unknown"
+        words.append(f"{name} ({row.state}): {price}")
+    return tuple(("already approved here" if n == 0 else "", line) for n, line in enumerate(words))
 
 
 def _describe_patients(study: Study) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True)
+app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True, add_completion=False)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="the hospital's own directory")]
 

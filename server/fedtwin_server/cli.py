@@ -14,8 +14,8 @@ import typer
 if TYPE_CHECKING:
     from fedtwin_server.config import CoordinatorDirectory
 
-app = typer.Typer(help="Consortium: run the coordinator.", no_args_is_help=True)
-study_app = typer.Typer(help="Draft, sign and start studies.", no_args_is_help=True)
+app = typer.Typer(help="Consortium: run the coordinator.", no_args_is_help=True, add_completion=False)
+study_app = typer.Typer(help="Draft, sign and start studies.", no_args_is_help=True, add_completion=False)
 app.add_typer(study_app, name="study")
 
 Directory = Annotated[Path, typer.Argument(help="the coordinator's directory")]
@@ -209,8 +209,9 @@ def start(
 
     found, run = read_directory(directory), new_run_id()
     study = read_signed(found, signed)
+    flower_run = start_study(found, study, run=run)
     typer.echo(f"run {run}")
-    _follow(found, run, start_study(found, study, run=run), offset=0, detach=detach)
+    _follow(found, run, flower_run, offset=0, detach=detach)
 
 
 def _follow(directory: CoordinatorDirectory, run: str, flower_run: int, *, offset: int, detach: bool) -> None:

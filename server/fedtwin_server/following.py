@@ -37,7 +37,11 @@ def start_study(directory: CoordinatorDirectory, signed: SignedStudy, *, run: st
     """
     _check_link(directory)
     prepare_run(directory, signed, run=run)
-    return _submit(directory, signed, run)
+    try:
+        return _submit(directory, signed, run)
+    except ControlError as err:
+        found = f"{err.found}; to go on: fedtwin server resume {directory.root} {run}"
+        raise ControlError(file=err.file, field=err.field, expected=err.expected, found=found) from err
 
 
 def resume_run(directory: CoordinatorDirectory, run: str) -> int:

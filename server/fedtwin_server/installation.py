@@ -62,6 +62,7 @@ def create_coordinator(
     root = root.resolve()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ConfigurationError(file=root, expected="a new or empty directory", found="files in it")
+    new = not root.exists()
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     config = render_config(name=name, address=address, listen=listen, link_port=link_port)
     replace_file(root / CONFIG_FILE, config)
@@ -69,6 +70,8 @@ def create_coordinator(
         directory = read_directory(root)  # says which value is wrong, before any key is made
     except ConfigurationError:
         (root / CONFIG_FILE).unlink()
+        if new:
+            root.rmdir()
         raise
     for folder in ("keys", "tls", "link", "nodes", "studies", "runs"):
         (root / folder).mkdir(mode=0o700)

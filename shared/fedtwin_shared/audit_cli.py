@@ -15,7 +15,11 @@ from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.privacy import CAVEAT, compute_epsilon, compute_epsilon_renyi
 from fedtwin_shared.round import Task, declared_arrays
 
-app = typer.Typer(help="Auditors: what a study may spend, checked without trusting anybody.", no_args_is_help=True)
+app = typer.Typer(
+    help="Auditors: what a study may spend, checked without trusting anybody.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @app.callback()

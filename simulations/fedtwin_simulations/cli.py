@@ -18,7 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from fedtwin_simulations.experiment import OnProgress
 
-app = typer.Typer(help="Researchers: simulated consortia, experiments, benchmarks.", no_args_is_help=True)
+app = typer.Typer(
+    help="Researchers: simulated consortia, experiments, benchmarks.", no_args_is_help=True, add_completion=False
+)
 
 Data = Annotated[Path | None, typer.Option(help="folder of the public data set")]
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable, on standard output")]
@@ -98,7 +100,7 @@ def demo(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="round")],
+    name: Annotated[str, typer.Argument(help="what is measured; an unknown name lists them")],
     as_json: AsJson = False,
 ) -> None:
     """Measure what an issue set a goal for; exit with 1 when a goal is missed."""

@@ -13,6 +13,7 @@ from fedtwin_client.approval import ApprovalError, approve_study, describe_reque
 from fedtwin_client.errors import DataError
 from fedtwin_client.gate import open_gate
 from fedtwin_client.studies import open_studies
+from fedtwin_shared.documents import sign_study
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.study import Study
 from tests.client.premises import make_premises, write_data, write_study
@@ -31,6 +32,22 @@ def test_an_examined_study_is_approved_and_attested(tmp_path: Path) -> None:
     found = studies.find(world.study.digest)
     assert found is not None
     assert found.attested
+
+
+def test_the_person_is_told_what_else_a_patient_may_pay_for(tmp_path: Path) -> None:
+    world = make_world()
+    directory = make_premises(tmp_path / "north", world)
+    file = write_study(tmp_path, world)
+    first = examine_study(directory, file)
+    assert "already approved here" not in dict(first.words)
+    approve_study(directory, first)
+    assert "already approved here" not in dict(examine_study(directory, file).words)  # itself
+    other = world.study.model_copy(update={"version": world.study.version + 1})
+    envelope = sign_study(other, world.roster, world.coordinator)
+    (tmp_path / "second.json").write_bytes(envelope)
+    words = dict(examine_study(directory, tmp_path / "second.json").words)["already approved here"]
+    assert f"{world.study.name} version {world.study.version} (approved)" in words
+    assert f"ε = {world.study.price():.3f}" in words
 
 
 def test_columns_that_the_hospital_lacks_are_named(tmp_path: Path) -> None:

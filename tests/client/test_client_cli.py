@@ -93,7 +93,7 @@ def test_init_refuses_a_bad_answer_before_anything_is_written(
         "name: expected": lambda: init(root, authority, name="St. Mary"),
         "coordinator.public_key: expected": lambda: init(root, authority, key="ed25519:AAAA"),
         "policy.maximum_epsilon: expected": lambda: init(root, authority, "--maximum-epsilon", "nan"),
-        "ports: expected two different ports": lambda: init(root, authority, "--health-port", "9094"),
+        "ports.health: expected another port than runtime": lambda: init(root, authority, "--health-port", "9094"),
         "policy.allowed_bundles.0: expected": lambda: init(root, authority, "--bundle", "zz"),
         "text.pem: expected a certificate in PEM": lambda: init(root, no_certificate),
     }

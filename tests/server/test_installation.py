@@ -71,7 +71,7 @@ def test_nothing_is_ever_overwritten(directory: CoordinatorDirectory) -> None:
 def test_a_wrong_value_makes_nothing(tmp_path: Path, name: str, address: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         create(tmp_path / "consortium", name=name, address=address)
-    assert list((tmp_path / "consortium").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_renewed_certificate_lives_on_under_the_same_authority(directory: CoordinatorDirectory) -> None:
