@@ -40,28 +40,42 @@ class Trial:
 
 
 def run_method(
-    experiment: Experiment, entry: MethodEntry, gathered: Gathered, parts: Parts, consortium: Consortium, *, seed: int
+    experiment: Experiment,
+    entry: MethodEntry,
+    gathered: Gathered,
+    parts: Parts,
+    consortium: Consortium,
+    *,
+    seed: int,
+    fold: int = 0,
 ) -> Trial:
     """Run one method on one fold. Raises what `draft_study` and `run_study` raise.
 
     - sites, patients, features and folds are the same for every method
     """
     if entry.method == "pooled":
-        return _run_pooled(experiment, entry, gathered, parts, consortium, seed=seed)
+        return _run_pooled(experiment, entry, gathered, parts, consortium, seed=seed, fold=fold)
     if entry.method == "local":
-        return _run_local(experiment, entry, gathered, parts, consortium, seed=seed)
+        return _run_local(experiment, entry, gathered, parts, consortium, seed=seed, fold=fold)
     study = draft_study(experiment, entry, consortium.roster)
     cohorts = {site: gathered.cohort(study, site, parts) for site in gathered.sites}
-    outcome = run_study(study, consortium, cohorts, seed=seed)
+    outcome = run_study(study, consortium, cohorts, seed=seed, fold=fold)
     return _trial(entry, [outcome])
 
 
 def _run_pooled(
-    experiment: Experiment, entry: MethodEntry, gathered: Gathered, parts: Parts, consortium: Consortium, *, seed: int
+    experiment: Experiment,
+    entry: MethodEntry,
+    gathered: Gathered,
+    parts: Parts,
+    consortium: Consortium,
+    *,
+    seed: int,
+    fold: int,
 ) -> Trial:
     study = draft_study(experiment, entry, consortium.roster, pooled=True, minimum_sites=1)
     cohorts = {site: gathered.cohort(study, site, parts) for site in gathered.sites}
-    outcome = run_study(study, consortium, {POOLED: pool_cohorts(list(cohorts.values()))}, seed=seed)
+    outcome = run_study(study, consortium, {POOLED: pool_cohorts(list(cohorts.values()))}, seed=seed, fold=fold)
     by_site = _score_sites(outcome, cohorts)
     return Trial(
         entry=entry,
@@ -74,11 +88,19 @@ def _run_pooled(
 
 
 def _run_local(
-    experiment: Experiment, entry: MethodEntry, gathered: Gathered, parts: Parts, consortium: Consortium, *, seed: int
+    experiment: Experiment,
+    entry: MethodEntry,
+    gathered: Gathered,
+    parts: Parts,
+    consortium: Consortium,
+    *,
+    seed: int,
+    fold: int,
 ) -> Trial:
     study = draft_study(experiment, entry, consortium.roster, minimum_sites=1)
     outcomes = [
-        run_study(study, consortium, {site: gathered.cohort(study, site, parts)}, seed=seed) for site in gathered.sites
+        run_study(study, consortium, {site: gathered.cohort(study, site, parts)}, seed=seed, fold=fold)
+        for site in gathered.sites
     ]
     return _trial(entry, outcomes)
 

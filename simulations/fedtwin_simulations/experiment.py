@@ -54,7 +54,7 @@ class Laboratory:
         """Run one job."""
         parts = self.parts(job.partition, job.seed)[job.fold]
         entry = self.experiment.methods[job.method]
-        return run_method(self.experiment, entry, self.gathered, parts, self.consortium, seed=job.seed)
+        return run_method(self.experiment, entry, self.gathered, parts, self.consortium, seed=job.seed, fold=job.fold)
 
 
 def run_experiment(

@@ -56,7 +56,13 @@ class Outcome:
 
 
 def run_study(
-    study: Study, consortium: Consortium, cohorts: Mapping[str, Cohort], *, seed: int, train: Train = train
+    study: Study,
+    consortium: Consortium,
+    cohorts: Mapping[str, Cohort],
+    *,
+    seed: int,
+    fold: int = 0,
+    train: Train = train,
 ) -> Outcome:
     """Run the study over the hospitals of `cohorts` (some or all of its participants) and return its outcome.
 
@@ -65,7 +71,7 @@ def run_study(
     Raises `RunError` when fewer than training.minimum_sites sites answer a round.
 
     - without privacy, the same study and cohorts give the same bits as real processes do
-    - with privacy, noise follows from `seed`, so that the same seed gives the same bits again
+    - with privacy, noise follows from `seed` and `fold`, so that the same two give the same bits again
     """
     began = time.monotonic()
     logging.getLogger("flwr").setLevel(logging.ERROR)  # it says at every round how many replies came
@@ -75,7 +81,7 @@ def run_study(
     )
     journals = {site: MemoryJournal() for site in cohorts}
     hospitals = {
-        site: make_hospital(signed.study, consortium, site, cohort, journals[site], seed=seed, train=train)
+        site: make_hospital(signed.study, consortium, site, cohort, journals[site], seed=seed, fold=fold, train=train)
         for site, cohort in cohorts.items()
     }
     store = MemoryRunStore(start_run(study, run=hashlib.sha256(f"run {seed}".encode()).hexdigest()[:32]))
@@ -107,6 +113,7 @@ def make_hospital(
     journal: Journal,
     *,
     seed: int,
+    fold: int = 0,
     train: Train = train,
 ) -> Hospital:
     """Return a simulated hospital that has approved the study and holds the cohort."""
@@ -117,7 +124,7 @@ def make_hospital(
         find_study=approved.get,
         policy=SimulationPolicy(),
         journal=journal,
-        randomness=SeededRandomness(seed=seed, name=site),
+        randomness=SeededRandomness(seed=seed, site=site, fold=fold),
         load_cohort=lambda study, site: cohort,
         train=train,
         release_histogram=release_histogram,

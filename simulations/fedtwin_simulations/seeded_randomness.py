@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
+from collections import Counter
 
-import torch
+from fedtwin_client.randomness import KeyStream
+
+
+class SeededStream(KeyStream):
+    """A stream under a given key of 32 bytes."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        super().__init__()
+
+    def _make_key(self) -> bytes:
+        return self._key
 
 
 class SeededRandomness:
-    """Generators that follow from a seed, a name and how many were asked for before.
+    """Streams that follow from a seed, a site, a fold, a task and how many were asked for that task before.
 
-    - the same seed, name and number give the same generator; any other gives an unrelated one
+    A hospital asks once for every task it works on, so the number stands for the round.
+
+    - the same five give the same stream; any other five give an unrelated one: no two folds share noise
     """
 
-    def __init__(self, *, seed: int, name: str) -> None:
-        self._seed, self._name = seed, name
-        self._asked = 0
+    def __init__(self, *, seed: int, site: str, fold: int = 0) -> None:
+        self._seed, self._site, self._fold = seed, site, fold
+        self._asked: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def generator(self) -> torch.Generator:
-        """Return the next generator."""
+    def stream(self, task: str) -> KeyStream:
+        """Return the next stream for `task`."""
         with self._lock:
-            number, self._asked = self._asked, self._asked + 1
-        drawn = hashlib.sha256(f"{self._seed}\n{self._name}\n{number}".encode()).digest()[:8]
-        generator = torch.Generator()
-        generator.manual_seed(int.from_bytes(drawn, "big", signed=True))
-        return generator
+            number = self._asked[task]
+            self._asked[task] += 1
+        named = json.dumps([self._seed, self._site, self._fold, task, number])
+        return SeededStream(hashlib.sha256(named.encode()).digest())

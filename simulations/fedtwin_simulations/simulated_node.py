@@ -80,7 +80,7 @@ def open_simulated_hospital(directory: HospitalDirectory, *, seed: int) -> Hospi
         find_study=open_studies(directory, gate).find,
         policy=SimulationPolicy(),
         journal=FileJournal(directory.journal),
-        randomness=SeededRandomness(seed=seed, name=directory.config.name),
+        randomness=SeededRandomness(seed=seed, site=directory.config.name),
         load_cohort=functools.partial(load_cohort, directory),
         train=train,
         release_histogram=release_histogram,

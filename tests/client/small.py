@@ -8,30 +8,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from fedtwin_client.cohort import Examples
-from fedtwin_client.randomness import Randomness
 from fedtwin_shared.round import histogram_shape
 from fedtwin_shared.study import Study
+from fedtwin_simulations.seeded_randomness import SeededRandomness
 
 MODELS = ("logistic", "mlp", "lstm", "tcn")
 ADMITTED = "2024-03-01T08:00:00Z"
 Row = Mapping[str, object]
 
 
-class Seeded(Randomness):
-    """Generators from a seed, one after the other."""
+class Seeded(SeededRandomness):
+    """Streams from a seed, one after the other."""
 
     def __init__(self, seed: int = 0) -> None:
-        self._next = seed * 1000
-
-    def generator(self) -> torch.Generator:
-        """Return the next generator."""
-        self._next += 1
-        generator = torch.Generator()
-        generator.manual_seed(self._next)
-        return generator
+        super().__init__(seed=seed, site="north")
 
 
 def small_study(**tables: Mapping[str, Any] | str) -> Study:

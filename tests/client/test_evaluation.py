@@ -73,7 +73,7 @@ def test_scores_do_not_depend_on_how_patients_are_chunked(monkeypatch: pytest.Mo
     study = logistic()
     examples = make_examples(study, 11)
     whole = score(study, weights(study), examples)
-    monkeypatch.setattr("fedtwin_client.evaluation.TILE_PATIENTS", 3)
+    monkeypatch.setattr("fedtwin_client.evaluation.TILE_SLOTS", 3)
     assert score(study, weights(study), examples) == pytest.approx(whole, abs=1e-6)
     assert score(study, weights(study), take(examples, [])).shape == (0,)
 

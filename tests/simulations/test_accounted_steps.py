@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedtwin_client.training.gradient import PrivateStep
+from fedtwin_client.training.private_step import PrivateStep
 from fedtwin_shared.privacy import Mechanism, PrivacyBudget, PrivacyEvent, calibrate_noise, compute_epsilon
 from fedtwin_simulations.consortium import make_consortium
 from fedtwin_simulations.one_process import run_study

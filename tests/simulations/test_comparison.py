@@ -54,8 +54,9 @@ def test_one_full_step_a_round_weighted_by_patients_is_pooled_training(gathered:
 def test_noise_is_in_private_methods_alone(gathered: Gathered) -> None:
     trials = run_all(small_experiment(), gathered)
     for method, trial in trials.items():
-        whole = all(np.array_equal(counts, np.round(counts)) for counts in trial.histograms.values())
-        assert whole == (method != "private")
+        assert all(np.array_equal(counts, np.round(counts)) for counts in trial.histograms.values())
+        counted = sum(counts.sum() for counts in trial.histograms.values())
+        assert (counted == sum(len(scored.outcomes) for scored in trial.test.values())) == (method != "private")
     assert set(trials["pooled"].histograms) == {POOLED}
 
 

@@ -1,14 +1,18 @@
-"""Who takes part in a step: each patient alone, with the probability that the plan states."""
+"""Patients as tensors, and the pieces of one shape in which they are computed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fedtwin_client.cohort import Examples
+
+Slots = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -29,36 +33,41 @@ class Batch:
     def __len__(self) -> int:
         return len(self.y)
 
-    def tiles(self, patients: int) -> Iterator[tuple[Batch, int]]:
-        """Yield pieces of exactly `patients` rows, and how many of each are patients; the rest of the last is zeros.
+    def take(self, rows: Tensor) -> Batch:
+        """Return the patients of `rows`, bool[patients] or i64[any]."""
+        return Batch(x=self.x[rows], mask=self.mask[rows], y=self.y[rows])
 
-        Matrix products round a row differently in products of different sizes, and a hostile model can blow that up: in
-        pieces of one size, no patient's gradient or score depends on how many others there are.
+    def tiles(self, slots: Slots, *, size: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield tiles of `size` slots and, for each slot, the patient in it: i64[size], -1 where it is empty.
 
-        - an empty batch is one piece of zeros
+        slots: i64[patients], the slot of each patient. Of those who want the same slot, the first is in the first tile.
+
+        Products round a row differently in other shapes and other places, and a hostile model can blow that up. Here a
+        patient's slot depends on nobody else, and tiles have one shape.
+
+        - an empty slot is all zeros
+        - nobody: no tile
         """
-        for start in range(0, max(len(self), 1), patients):
-            x, mask, y = (part[start : start + patients] for part in (self.x, self.mask, self.y))
-            real = len(y)
-            if real < patients:
-                x, mask, y = (torch.cat([t, t.new_zeros((patients - real, *t.shape[1:]))]) for t in (x, mask, y))
-            yield Batch(x=x, mask=mask, y=y), real
+        order = np.argsort(slots, kind="stable")
+        taken = slots[order]
+        turn = np.arange(len(slots)) - np.searchsorted(taken, taken)  # how many before wanted the same slot
+        for number in range(int(turn.max(initial=-1)) + 1):
+            now = turn == number
+            patients = np.full(size, -1, np.int64)
+            patients[taken[now]] = order[now]
+            yield self._tile(torch.from_numpy(patients))
+
+    def _tile(self, patients: Tensor) -> tuple[Batch, Tensor]:
+        filled = patients >= 0
+        parts = []
+        for whole in (self.x, self.mask, self.y):
+            part = whole.new_zeros((len(patients), *whole.shape[1:]))
+            part[filled] = whole[patients[filled]]
+            parts.append(part)
+        x, mask, y = parts
+        return Batch(x=x, mask=mask, y=y), patients
 
 
 def as_batch(examples: Examples) -> Batch:
     """Return all of `examples`, without a copy."""
     return Batch(x=torch.from_numpy(examples.x), mask=torch.from_numpy(examples.mask), y=torch.from_numpy(examples.y))
-
-
-def draw_batch(everybody: Batch, *, rate: float, generator: torch.Generator) -> Batch:
-    """Return a Poisson sample: every patient with probability `rate`, independently of all others.
-
-    - at rate 1 everybody, without a draw
-    - the sample may be empty
-    """
-    if not 0 < rate <= 1:
-        raise ValueError(f"expected 0 < rate <= 1, found {rate}")
-    if rate == 1:
-        return everybody
-    drawn = torch.rand(len(everybody), generator=generator, dtype=torch.float64) < rate
-    return Batch(x=everybody.x[drawn], mask=everybody.mask[drawn], y=everybody.y[drawn])

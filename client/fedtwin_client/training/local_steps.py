@@ -9,9 +9,12 @@ import torch
 
 from fedtwin_client.cohort import Examples
 from fedtwin_client.networks import Network, build_network, extract_parameters
-from fedtwin_client.randomness import Randomness
-from fedtwin_client.training.batch import as_batch, draw_batch
-from fedtwin_client.training.gradient import PlainStep, PrivateStep, Step
+from fedtwin_client.randomness import KeyStream, Randomness
+from fedtwin_client.training.batch import as_batch
+from fedtwin_client.training.gradient import PlainStep, Step
+from fedtwin_client.training.patient_gradients import OpacusGradients
+from fedtwin_client.training.private_step import PrivateStep
+from fedtwin_client.training.sampling import draw_batch
 from fedtwin_shared.models import Parameters
 from fedtwin_shared.study import Participant, Study
 
@@ -32,17 +35,17 @@ def train(
     """
     torch.set_num_threads(1)  # sums in one order on every machine
     network = build_network(study, parameters)
-    generator = randomness.generator()
-    step = _make_step(study, participant, network, generator)
+    stream = randomness.stream("train")
+    step = _make_step(study, participant, network, stream)
     everybody = as_batch(examples)
     for _ in range(study.training.local_steps):
-        step(draw_batch(everybody, rate=study.privacy.sampling_rate, generator=generator))
+        step(draw_batch(everybody, rate=study.privacy.sampling_rate, stream=stream))
     if isinstance(step, PrivateStep) and step.discarded:
         LOGGER.warning("%s: gradients that were not finite counted as zero", study.name)
     return extract_parameters(study, network)
 
 
-def _make_step(study: Study, participant: Participant, network: Network, generator: torch.Generator) -> Step:
+def _make_step(study: Study, participant: Participant, network: Network, stream: KeyStream) -> Step:
     training, privacy = study.training, study.privacy
     weights = list(network.parameters())
     start = [weight.detach().clone() for weight in weights]
@@ -73,10 +76,11 @@ def _make_step(study: Study, participant: Participant, network: Network, generat
     return PrivateStep(
         network,
         optimizer,
+        make_gradients=OpacusGradients,
         clip=privacy.clip,
         noise_multiplier=privacy.noise_multiplier,
         expected_batch=expected,
         positive_weight=training.positive_weight,
-        generator=generator,
+        stream=stream,
         before_descent=add_proximal,
     )

@@ -1,4 +1,4 @@
-"""The private step against a loop over patients, its sensitivity, its noise, and what it refuses."""
+"""The private step against a loop over patients and against Opacus, its sensitivity, its noise, what it refuses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedtwin_client.cohort import Examples
 from fedtwin_client.networks import Network, build_network, extract_parameters
-from fedtwin_client.training import gradient, train
-from fedtwin_client.training.batch import as_batch
-from fedtwin_client.training.gradient import PrivateStep, check_layers, discard_non_finite, sum_losses
+from fedtwin_client.training import grid, private_step, train
+from fedtwin_client.training.batch import Batch, Slots, as_batch
+from fedtwin_client.training.gradient import check_layers, sum_losses
+from fedtwin_client.training.patient_gradients import MakeGradients, OpacusGradients
+from fedtwin_client.training.private_step import PrivateStep
 from fedtwin_shared.models import Parameters, parameter_shapes
 from fedtwin_shared.study import Study
 from tests.client.small import MODELS, Seeded, make_examples, small_study, take
+from tests.client.training.test_patient_gradients import ENGINES
 
 CLIP = 0.5
 PATIENTS = 20  # that the plan states; the cohorts below have other numbers
@@ -110,17 +115,24 @@ def test_windows_folded_into_the_batch_are_found_out() -> None:
         step(batch)
 
 
-def make_step(network: nn.Module, **changes: float) -> PrivateStep:
+def make_step(network: nn.Module, *, make_gradients: MakeGradients = OpacusGradients, **changes: float) -> PrivateStep:
     numbers = {"clip": 1.0, "noise_multiplier": 1.0, "expected_batch": 5.0, "positive_weight": 1.0} | changes
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    return PrivateStep(network, optimizer, **numbers, generator=Seeded().generator(), before_descent=lambda: None)
+    return PrivateStep(
+        network,
+        optimizer,
+        make_gradients=make_gradients,
+        **numbers,
+        stream=Seeded().stream("train"),
+        before_descent=lambda: None,
+    )
 
 
 @pytest.mark.parametrize("name", ["clip", "noise_multiplier", "expected_batch"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_numbers_without_meaning_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
-        make_step(nn.Sequential(nn.Linear(2, 1)), **{name: value})
+        make_step(nn.Sequential(nn.Linear(2, 1)), **{name: value})  # type: ignore[arg-type]  # a number of this name
 
 
 BARE_NORM = nn.BatchNorm1d(4, affine=False, track_running_stats=False)  # neither parameters nor buffers
@@ -150,14 +162,83 @@ def test_a_gradient_that_is_not_finite_counts_as_zero_and_nothing_stops(name: st
 
 
 def test_discarding_counts_patients_and_leaves_the_others() -> None:
-    samples = [torch.ones(4, 2, 3), torch.ones(4, 2)]
-    samples[0][1, 0, 0] = math.inf
-    samples[0][2, 0, 0] = -math.inf
-    samples[1][2, 1] = math.nan
-    assert discard_non_finite(samples) == 2
-    for sample in samples:
-        assert sample.flatten(1).sum(dim=1).eq(0).tolist() == [False, True, True, False]
-    assert discard_non_finite(samples) == 0
+    study = step_study()
+    examples = make_examples(study, 40)
+    step = make_step(build_network(study, random_parameters(study)))
+    step.sum_patients(as_batch(examples))
+    assert step.discarded == 0
+    examples.x[[4, 30], 0, 0, 0] = np.nan, np.inf
+    step.sum_patients(as_batch(examples))
+    assert step.discarded == 2
+
+
+@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("scale", [1.0, 3e4])
+def test_a_patients_integers_are_the_same_whatever_other_patients_there_are(
+    make: MakeGradients, name: str, scale: float
+) -> None:
+    # As a whole: who is left out shifts the others' places and changes how many tiles there are.
+    study = step_study(name, windows=3)
+    parameters = {key: scale * array for key, array in random_parameters(study).items()}
+    examples = make_examples(study, 70, ragged=False)
+    examples.x[9] = 3e38
+
+    def total(rows: list[int], slots: Slots) -> grid.Total:
+        step = make_step(build_network(study, parameters), make_gradients=make, clip=CLIP)
+        with pytest.MonkeyPatch.context() as patch:  # each patient's own draw, as in any sample that they are in
+            patch.setattr(private_step, "draw_slots", lambda patients, **_: slots[rows])
+            return step.sum_patients(as_batch(take(examples, rows)))
+
+    generator = np.random.default_rng(4)
+    slots = generator.integers(0, private_step.SMALLEST_TILE, len(examples))
+    everybody = total(list(range(70)), slots)
+    for _ in range(4):
+        here = generator.random(70) < 0.6
+        parts = [total(np.flatnonzero(rows).tolist(), slots) for rows in (here, ~here)]
+        assert np.array_equal(parts[0] + parts[1], everybody)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_sum_before_noise_agrees_with_opacus(name: str) -> None:
+    study = step_study(name)
+    examples = make_examples(study, 13)
+    network = build_network(study, random_parameters(study))
+    found = make_step(network, clip=CLIP, positive_weight=POSITIVE_WEIGHT).sum_patients(as_batch(examples))
+    oracle = build_network(study, random_parameters(study))
+    sampled = GradSampleModule(oracle, loss_reduction="sum")
+    optimizer = DPOptimizer(
+        torch.optim.SGD(oracle.parameters(), lr=1.0),
+        noise_multiplier=0.0,
+        max_grad_norm=CLIP,
+        expected_batch_size=1,
+        loss_reduction="sum",
+    )
+    everybody = as_batch(examples)
+    logit = sampled(everybody.x, everybody.mask)
+    torch.autograd.backward(sum_losses(logit, everybody.y, positive_weight=POSITIVE_WEIGHT))
+    optimizer.pre_step()
+    expected = torch.cat([part.grad.flatten() for part in oracle.parameters() if part.grad is not None])
+    error = found / grid.scale(CLIP) - expected.double().numpy()
+    assert np.linalg.norm(error) <= 1e-5 * float(expected.norm())
+
+
+def test_rows_that_are_not_patients_are_refused() -> None:
+    class Windows:
+        """An engine that gives a row for each window."""
+
+        name, any_slot = "windows", True
+
+        def __init__(self, network: nn.Module, positive_weight: float) -> None:
+            self._engine = OpacusGradients(network, positive_weight)
+
+        def __call__(self, tile: Batch, filled: Tensor) -> Tensor:
+            return self._engine(tile, filled).repeat_interleave(tile.x.shape[1], dim=0)
+
+    study = step_study()
+    step = make_step(build_network(study, random_parameters(study)), make_gradients=Windows)
+    with pytest.raises(RuntimeError, match=r"one contiguous float32 row for each of the tile's patients, \(32, 9\)"):
+        step(as_batch(make_examples(study, 5)))
 
 
 def test_a_gradient_too_large_for_its_own_norm_is_clipped_too() -> None:
@@ -199,12 +280,14 @@ def test_noise_is_never_used_twice() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_chunks_change_rounding_only_and_the_noise_comes_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smaller_tiles_change_rounding_only_and_the_noise_comes_once(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = step_study(name, noise=0.3)
     examples = make_examples(study, 11)
     whole = descent(study, examples)
     parameters = sum(array.size for array in random_parameters(study).values())
-    monkeypatch.setattr(gradient, "CHUNK_NUMBERS", 3 * parameters)
+    monkeypatch.setattr(private_step, "TILE_NUMBERS", 3 * parameters)
     assert descent(study, examples) == pytest.approx(whole, abs=2e-5)
 
 
