@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from fedtwin_client.ingest.records import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Document:
+class Document(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """`rows` of the draft are this message's own; `refused`: fixed words why nothing of it was taken, or empty.
 
     - a refused message left no row and no record

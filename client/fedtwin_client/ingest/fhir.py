@@ -10,7 +10,8 @@ references), datatypes (dateTime, Quantity), extensibility (§2.5.0.2, modifier 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
@@ -348,25 +349,35 @@ def read_instant(text: str) -> tuple[int, int]:
         at = datetime.fromisoformat(text)
         if len(text) < 17 or text[4] != "-" or text[7] != "-" or text[10] != "T" or at.tzinfo is None:
             return NO_TIME, _ZONELESS if at.tzinfo is None else _NO_INSTANT
-        return round((at - _EPOCH).total_seconds() * 1000), NO_FAULT
+        return round(at.timestamp() * 1000), NO_FAULT
     except (ValueError, OverflowError):
         return NO_TIME, _ZONELESS if len(text) in (4, 7) and text[:4].isdigit() else _NO_INSTANT
 
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ZONELESS: Final = FAULT[Reason.TIME_WITHOUT_ZONE]
 _NO_INSTANT: Final = FAULT[Reason.TIME_UNREADABLE]
 
 
 def _kind(concept: Concept, quantity: Quantity | None) -> tuple[str, str]:
-    unit = "" if quantity is None else qualify_unit(quantity.system, quantity.code)
-    code = ""
+    """Return the first code that is a signal's, or else the first that is qualified at all, and the unit."""
+    first = _NOTHING
     for coding in concept.coding:
-        qualified = qualify_code(coding.system, coding.code)
-        if qualified in SIGNAL_OF_CODE:
-            return qualified, unit
-        code = code or qualified
-    return code, unit
+        if quantity is None:
+            kind = _qualify(coding.system, coding.code, "", "")
+        else:
+            kind = _qualify(coding.system, coding.code, quantity.system, quantity.code)
+        if kind[0] in SIGNAL_OF_CODE:
+            return kind
+        first = first if first[0] else kind
+    return first
+
+
+_NOTHING: Final = ("", "")
+
+
+@lru_cache(maxsize=4096)
+def _qualify(system: str, code: str, unit_system: str, unit: str) -> tuple[str, str]:
+    return qualify_code(system, code), qualify_unit(unit_system, unit)
 
 
 def _number(quantity: Quantity | None) -> float:

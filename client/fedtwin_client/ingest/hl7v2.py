@@ -18,6 +18,8 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from typing import Final, Literal
 
+import msgspec
+
 from fedtwin_client.ingest.codes import qualify_code, qualify_unit
 from fedtwin_client.ingest.readings import DOUBTFUL, FAULT, NO_FAULT, NO_TIME, SOUND, Draft
 from fedtwin_client.ingest.records import AdmissionEvent
@@ -39,7 +41,25 @@ _ACCEPTED_STATUS: Final = {"F": SOUND, "C": SOUND, "P": DOUBTFUL, "R": DOUBTFUL,
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
 _TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(?:\.(\d{1,4}))?([+-]\d{4})?", re.ASCII)
-_VERSION = re.compile(r"2\.[1-9](?:\.\d)?", re.ASCII)
+_VERSIONS: Final = frozenset(
+    {
+        "2.1",
+        "2.2",
+        "2.3",
+        "2.3.1",
+        "2.4",
+        "2.5",
+        "2.5.1",
+        "2.6",
+        "2.7",
+        "2.7.1",
+        "2.8",
+        "2.8.1",
+        "2.8.2",
+        "2.9",
+        "2.9.1",
+    }
+)
 _ESCAPES: Final = {"F": 0, "S": 1, "R": 2, "E": 3, "T": 4}  # order of `Separators`
 
 Zone = tzinfo | None
@@ -62,8 +82,7 @@ class Separators:
         return f"{self.component}{self.repetition}{self.escape}{self.subcomponent}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Header:
+class Header(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What of MSH an acknowledgement needs; text as it was sent, escape sequences included."""
 
     separators: Separators
@@ -89,8 +108,7 @@ class Refusal:
     words: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Message:
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message that was read. `rows` of the draft are its own; `header` is None where there was none to answer to."""
 
     header: Header | None
@@ -148,37 +166,41 @@ def _read_header(line: bytes) -> Header | None:
         return None
     field = text[3]
     fields = text.split(field)
-    marks = fields[1]
-    # The fifth, for truncated text, came with 2.7; a fourth is missing where nobody uses subcomponents.
-    if not 4 <= len(marks) <= 5 or len({field, *marks}) != len(marks) + 1 or any(mark.isalnum() for mark in marks):
+    separators = _separators(field, fields[1])
+    if separators is None:
         return None
-    fields += [""] * (19 - len(fields))
-    kind = fields[8].split(marks[0])
+    if len(fields) < 19:
+        fields += [""] * (19 - len(fields))
+    component = separators.component
+    kind = fields[8].split(component)
     return Header(
-        separators=_separators(field, marks[:4]),
+        separators=separators,
         sender=(fields[2], fields[3]),
         receiver=(fields[4], fields[5]),
         time=fields[6],
         type=kind[0],
         trigger=kind[1] if len(kind) > 1 else "",
         control=fields[9],
-        processing=fields[10].split(marks[0])[0],
-        version=fields[11].split(marks[0])[0],
+        processing=fields[10].partition(component)[0],
+        version=fields[11].partition(component)[0],
         accept_acknowledgement=fields[14],
         application_acknowledgement=fields[15],
-        character_set=fields[17].split(marks[1])[0],
+        character_set=fields[17].partition(separators.repetition)[0],
     )
 
 
 @lru_cache(maxsize=64)
-def _separators(field: str, marks: str) -> Separators:
+def _separators(field: str, marks: str) -> Separators | None:
+    # The fifth, for truncated text, came with 2.7.
+    if not 4 <= len(marks) <= 5 or len({field, *marks}) != len(marks) + 1 or any(mark.isalnum() for mark in marks):
+        return None
     return Separators(field=field, component=marks[0], repetition=marks[1], escape=marks[2], subcomponent=marks[3])
 
 
 def _judge_header(header: Header, processing: frozenset[str]) -> Refusal | None:
     if not (header.type and header.control and header.processing and header.version):
         return NO_TYPE
-    if not _VERSION.fullmatch(header.version):
+    if header.version not in _VERSIONS:
         return UNSUPPORTED_VERSION
     if header.processing not in processing:
         return UNSUPPORTED_PROCESSING
@@ -255,12 +277,14 @@ def _read_result(
 
 def _read_number(kind: str, text: str, component: str) -> float:
     """Return an NM, or an SN that is one number; NaN for everything else."""
-    if kind == "SN":
+    if kind != "NM":
+        if kind != "SN":
+            return _NAN
         parts = text.split(component)
         text = parts[1] if len(parts) > 1 and parts[0] in ("", "=") and not any(parts[2:]) else ""
-    elif kind != "NM":
-        return _NAN
-    return float(text) if _NUMBER.fullmatch(text) else _NAN
+    if (text.isascii() and text.isdigit()) or _NUMBER.fullmatch(text):
+        return float(text)
+    return _NAN
 
 
 _NAN: Final = float("nan")
