@@ -29,6 +29,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from fedtwin_server.errors import FrontError
+from fedtwin_server.prompt_protocol import PromptProtocol
 
 FLEET_PATHS: Final = frozenset(
     b"/v1/fleet/" + name
@@ -130,14 +131,14 @@ def serve_front(settings: FrontSettings) -> None:
 
 
 def front_configuration(settings: FrontSettings) -> uvicorn.Config:
-    """How the front is served: TLS, HTTP/1.1 by the strict parser, no WebSocket, no access log."""
+    """How the front is served: TLS, HTTP/1.1 by the strict parser, headers in time, no WebSocket, no access log."""
     return uvicorn.Config(
         make_front(settings.upstream, settings.certificate_authority),
         host=settings.host,
         port=settings.port,
         ssl_certfile=str(settings.certificate),
         ssl_keyfile=str(settings.private_key),
-        http="h11",  # the strict parser; it also keeps the path as it was sent
+        http=PromptProtocol,  # on h11, the strict parser; it also keeps the path as it was sent
         ws="none",
         h11_max_incomplete_event_size=HEADER_BYTES,
         timeout_keep_alive=IDLE_SECONDS,
