@@ -104,6 +104,22 @@ def front(directory: Directory) -> None:
 
 
 @app.command()
+def witness(
+    directory: Annotated[Path, typer.Argument(help="the witness's directory, with witness.toml")],
+    new: Annotated[bool, typer.Option("--new", help="make its key and memory, show its vkey and end")] = False,
+) -> None:
+    """Cosign hospitals' ledgers that only grow, in the foreground until SIGTERM or SIGINT."""
+    from fedtwin_server.witness_service import open_witness, read_witness_directory, serve_witness
+
+    found = read_witness_directory(directory)
+    store = open_witness(found, new=new)
+    if new:
+        typer.echo(f"a hospital and an auditor pin: {store.verifier_key}")
+        return
+    serve_witness(found, store)
+
+
+@app.command()
 def health(directory: Directory) -> None:
     """Exit with 0 while front and link answer, with 1 otherwise."""
     from fedtwin_server.config import read_directory
