@@ -30,6 +30,7 @@ from fedtwin_simulations.one_process import run_study
 from fedtwin_simulations.results import Bench, BenchRow
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
 from fedtwin_simulations.stock_baseline import time_stock_rounds
+from fedtwin_simulations.store_bench import bench_store
 from fedtwin_simulations.virtual_hospitals import write_hospitals
 
 ROUND_GOAL_SECONDS = 1.0
@@ -85,7 +86,7 @@ def bench_round(say: Say) -> Bench:
     )
 
 
-BENCHES: Mapping[str, Callable[[Say], Bench]] = {"round": bench_round}
+BENCHES: Mapping[str, Callable[[Say], Bench]] = {"round": bench_round, "store": bench_store}
 
 
 def tiny_experiment() -> Experiment:

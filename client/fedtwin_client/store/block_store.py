@@ -110,7 +110,8 @@ class BlockStore:
                 table = self._open(self._database.blocks(number, first=first, last=last))
             if since is not None or until is not None:
                 low, high = -_FAR if since is None else since, _FAR if until is None else until
-                table = table[:, (table[TIME] >= low) & (table[TIME] < high)]
+                inside = (table[TIME] >= low) & (table[TIME] < high)
+                table = table if inside.all() else table[:, inside]
             return _to_batch(patient, arrange(np.zeros(table.shape[1], np.int64), table)[1], index)
 
     def scan(self) -> Iterator[ObservationBatch]:
@@ -305,9 +306,6 @@ def _to_table(batch: ObservationBatch, rows: Rows | slice, index: Index) -> Tabl
 
 
 def _to_batch(patient: str, table: Table, index: Index) -> ObservationBatch:
-    positions = np.full(max(index.signals.texts) + 1, -1, np.int16)
-    for number, key in index.signals.texts.items():
-        positions[number] = SIGNAL_KEYS.index(key)
     used = np.flatnonzero(np.bincount(table[DEVICE]))
     place = np.zeros(int(used[-1]) + 1 if len(used) else 1, np.int32)
     place[used] = np.arange(len(used))
@@ -315,7 +313,7 @@ def _to_batch(patient: str, table: Table, index: Index) -> ObservationBatch:
         patients=(patient,),
         devices=[index.devices.texts[number] for number in used.tolist()],
         patient=np.zeros(table.shape[1], np.int32),
-        signal=positions[table[SIGNAL]],
+        signal=index.positions[table[SIGNAL]],
         time=table[TIME],
         value=table[VALUE].astype(np.uint32).view(np.float32),
         device=place[table[DEVICE]],

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from fedtwin_client.observation import SIGNAL_KEYS
 from fedtwin_client.store.database import Database, Kind, NameRow, PatientRow
 from fedtwin_client.store.keys import KeyRing, seal_now, unseal
@@ -33,6 +36,7 @@ class Index:
 
     numbers: digest -> number. digests: the reverse. ids: number -> id, of patients whose key is there.
     pending: number -> rows in the write-ahead area. version: of the last block.
+    positions: number of a signal -> index in `SIGNAL_KEYS`.
     erased: patients that were in the database though they are forgotten. lost: what could not be read, in words.
     """
 
@@ -45,6 +49,7 @@ class Index:
     version: int = 0
     erased: int = 0
     lost: tuple[str, ...] = ()
+    positions: npt.NDArray[np.int16] = field(default_factory=lambda: np.empty(0, np.int16))
 
     def add_patients(self, database: Database, keys: KeyRing, patients: Iterable[tuple[bytes, str]]) -> None:
         """Give every patient without one a number; their keys are there."""
@@ -119,6 +124,9 @@ def _load_names(index: Index, database: Database, keys: KeyRing) -> None:
     if unknown := sorted(set(index.signals.numbers) - set(SIGNAL_KEYS)):
         raise StoreError(expected=f"a Signal table with {', '.join(unknown)}", found="one without")
     index.add_names(database, keys, Kind.SIGNAL, SIGNAL_KEYS)
+    index.positions = np.full(max(index.signals.texts) + 1, -1, np.int16)
+    for key, number in index.signals.numbers.items():
+        index.positions[number] = SIGNAL_KEYS.index(key)
 
 
 def _name_row(keys: KeyRing, kind: Kind, number: int, text: str) -> NameRow:
