@@ -142,7 +142,8 @@ def _features(records: HospitalRecords, study: Study, site: str) -> tuple[npt.ND
     steps = features.windows * features.steps
     shape = (len(patients), steps, len(study.feature_names()))
     x, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
-    for at, (value, known) in enumerate(_channels(patients, study, site, series)):
+    # strict: a feature without a channel would stay zero for everybody, and nobody would notice
+    for at, (value, known) in zip(range(shape[2]), _channels(patients, study, site, series), strict=True):
         x[:, :, at], mask[:, :, at] = np.clip(value, -features.limit, features.limit), known
     # A window after the last observation does not exist for this patient.
     last = np.zeros(len(patients), np.int64)
