@@ -28,7 +28,7 @@ from fedtwin_shared.ledger.merkle import (
 )
 from fedtwin_shared.ledger.note import parse_checkpoint, parse_note
 
-MAX_ENTRY_BYTES: Final = 64 * 1024  # an entry of 1,000 blocks is under 40 KiB; prevents DoS of whoever verifies
+MAX_ENTRY_BYTES: Final = 1024 * 1024  # an entry that names 1,024 blocks is under 700 KB; prevents DoS of a verifier
 
 # WITHOUT ROWID: the hashes and keys are the rows themselves, so a commit writes fewer pages.
 _SCHEMA: Final = """

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeVar
 
-from fedtwin_shared.errors import FedtwinError, VerificationError
-from fedtwin_shared.ledger.bundle import AuditBundle, LogExport, read_audit_bundle
+from fedtwin_shared.errors import ConfigurationError, FedtwinError, VerificationError
+from fedtwin_shared.ledger.bundle import MAX_BUNDLE_BYTES, AuditBundle, LogExport, read_audit_bundle
 from fedtwin_shared.ledger.cosignature import Cosignature, verify_cosignatures
 from fedtwin_shared.ledger.merkle import compute_root
 from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, parse_checkpoint, parse_note, verify_checkpoint
@@ -49,6 +50,15 @@ class VerifiedBundle(Generic[State]):
     """A bundle in which everything holds: one log for each pinned name."""
 
     logs: dict[str, VerifiedLog[State]]
+
+
+def read_bundle_file(path: Path) -> bytes:
+    """Return a file's bytes, at most one more than any bundle has. Raises `ConfigurationError` if unreadable."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BUNDLE_BYTES + 1)
+    except OSError as err:
+        raise ConfigurationError(file=path, expected="a readable file", found=err.strerror or "none") from err
 
 
 def verify_bundle(
