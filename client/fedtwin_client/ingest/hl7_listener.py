@@ -1,0 +1,66 @@
+"""The MLLP listener: HL7 v2 messages from registered feeds to the gateway, each answered once it is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import ssl
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from fedtwin_client.ingest import hl7v2, mllp
+from fedtwin_client.ingest.device import Device
+from fedtwin_client.ingest.gateway import NOT_STORED, RATE, Gateway
+from fedtwin_client.ingest.readings import Draft
+
+_ANSWERS = {RATE: hl7v2.RATE_LIMIT, NOT_STORED: hl7v2.INTERNAL}
+
+
+async def listen(
+    gateway: Gateway, executor: Executor, *, host: str, port: int, tls: ssl.SSLContext | None, feed: str = ""
+) -> asyncio.Server:
+    """Listen for HL7 v2 feeds. With `tls` (which must demand a certificate) a feed is known by its certificate;
+    without it everyone is the device `feed`, which is for a port that only one trusted host can reach.
+    """
+    numbers = itertools.count(1)
+    started = gateway.now()
+
+    async def handle(peer: bytes, frames: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+        registry = gateway.registry()
+        device = registry.find(peer) if tls is not None else registry.get(feed)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, answer, gateway, device, frames, _controls(started, numbers))
+
+    return await mllp.serve(handle, host=host, port=port, tls=tls)
+
+
+def _controls(started: int, numbers: Iterator[int]) -> Iterator[str]:
+    """Yield our own MSH-10: never the same twice, twenty characters at most."""
+    return (f"{started:x}.{number:x}" for number in numbers)
+
+
+def answer(
+    gateway: Gateway, device: Device | None, frames: Sequence[bytes], controls: Iterator[str]
+) -> list[tuple[bytes, ...]]:
+    """Read messages, hand them to the gateway, and return the answers to each."""
+    answers: list[tuple[bytes, ...]] = []
+    zone = ZoneInfo(device.zone) if device is not None and device.zone else None
+    for data in frames:
+        draft = Draft()
+        message = hl7v2.read_message(data, draft, zone=zone)
+        if device is None and message.refusal is None:
+            message = hl7v2.Message(header=message.header, refusal=hl7v2.NOT_REGISTERED)
+        if message.refusal is not None:
+            gateway.refuse(message.refusal.words)
+        else:
+            records = () if message.event is None else (message.event,)
+            receipt = gateway.take(device, draft.readings(), records, digest=hashlib.sha256(data).digest())
+            if receipt.refused:
+                refusal = _ANSWERS.get(receipt.refused, hl7v2.NOT_REGISTERED)
+                message = hl7v2.Message(header=message.header, refusal=refusal)
+        now = datetime.fromtimestamp(gateway.now() / 1000, UTC)
+        answers.append(hl7v2.acknowledge(message, now=now, control=next(controls)))
+    return answers
