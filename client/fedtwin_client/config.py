@@ -136,6 +136,11 @@ class HospitalDirectory:
         return self.root / "quarantine.csv"
 
     @property
+    def store(self) -> Path:
+        """Observations that ingest took in, encrypted, and their keys."""
+        return self.root / "store"
+
+    @property
     def logs(self) -> Path:
         """One log for each process."""
         return self.root / "log"

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from fedtwin_client.observation import SIGNAL_KEYS
 
 NO_SEQUENCE = -1  # the source numbers nothing
-LATEST = 2**53  # of a time or a sequence number: every whole number below it survives JSON
+LATEST = 2**53  # sequence numbers end before it: every whole number below survives JSON
+FIRST_TIME, LAST_TIME = -62_135_596_800_000, 253_402_300_799_999  # years 1 to 9999: what ISO 8601 can write
 
 
 class Quality(IntEnum):
@@ -65,7 +66,7 @@ class ObservationBatch:
         _check_range("patient", self.patient, 0, len(self.patients))
         _check_range("signal", self.signal, 0, len(SIGNAL_KEYS))
         _check_range("device", self.device, 0, len(self.devices))
-        _check_range("time", self.time, -LATEST, LATEST)
+        _check_range("time", self.time, FIRST_TIME, LAST_TIME + 1)
         _check_range("sequence", self.sequence, NO_SEQUENCE, LATEST)
         _check_range("quality", self.quality, 0, len(Quality))
         if not np.isfinite(self.value).all():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedtwin_client.observation import SIGNAL_KEYS
-from fedtwin_client.observation_batch import LATEST, NO_SEQUENCE, ObservationBatch, Quality, make_batch
+from fedtwin_client.observation_batch import LAST_TIME, NO_SEQUENCE, ObservationBatch, Quality, make_batch
 
 
 def two_rows() -> ObservationBatch:
@@ -17,7 +17,7 @@ def two_rows() -> ObservationBatch:
         devices=("monitor-1",),
         patient=[0, 1],
         signal=[3, 4],
-        time=[0, LATEST - 1],
+        time=[0, LAST_TIME],
         value=[86.5, 19],
         device=[0, 0],
         sequence=[NO_SEQUENCE, 7],
@@ -41,7 +41,7 @@ def test_a_batch_has_columns_of_one_length() -> None:
         {"patient": np.array([0, 1], np.int64)},
         {"signal": np.array([0, len(SIGNAL_KEYS)], np.int16)},
         {"time": np.array([0], np.int64)},
-        {"time": np.array([0, LATEST], np.int64)},
+        {"time": np.array([0, LAST_TIME + 1], np.int64)},
         {"value": np.array([1, np.nan], np.float32)},
         {"value": np.array([1, np.inf], np.float32)},
         {"device": np.array([0, 1], np.int32)},

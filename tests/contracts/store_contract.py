@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedtwin_client.observation import SIGNAL_KEYS
-from fedtwin_client.observation_batch import ObservationBatch, make_batch
+from fedtwin_client.observation_batch import FIRST_TIME, LAST_TIME, ObservationBatch, make_batch
 from fedtwin_client.store.block_store import DIRECT, FOLD
 from fedtwin_client.store.store import SPAN, ObservationStore, Receipt
 
@@ -63,7 +63,7 @@ ROWS = st.lists(
     st.tuples(
         st.sampled_from(PATIENTS),
         st.sampled_from(SIGNAL_KEYS[3:6]),
-        st.integers(-(2**53) + 1, 2**53 - 1) | st.integers(START - SPAN, START + SPAN),
+        st.integers(FIRST_TIME, LAST_TIME) | st.integers(START - SPAN, START + SPAN),
         st.floats(width=32, allow_nan=False, allow_infinity=False),
         st.sampled_from(DEVICES),
         st.integers(-1, 2**53 - 1) | st.integers(0, 300),
