@@ -15,6 +15,8 @@ from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.privacy import CAVEAT, compute_epsilon, compute_epsilon_renyi
 from fedtwin_shared.round import Task, declared_arrays
 
+EXIT_DOES_NOT_HOLD = 1
+
 app = typer.Typer(
     help="Auditors: what a study may spend, checked without trusting anybody.",
     no_args_is_help=True,
@@ -46,6 +48,60 @@ def study(
     for name, value in statement.items():
         table.add_row(name, value if isinstance(value, str) else json.dumps(value))
     Console().print(table)
+
+
+@app.command()
+def bundle(
+    output: Annotated[Path, typer.Argument(help="the archive to write, audit-bundle.zip")],
+    log: Annotated[list[str], typer.Option(help="a hospital's name and its ledger: north=ledger.sqlite; repeat")],
+    document: Annotated[list[Path] | None, typer.Option(help="a file that entries name by digest; repeat")] = None,
+) -> None:
+    """Export ledgers, each as of its last checkpoint, for an auditor."""
+    from fedtwin_shared.ledger.export import export_bundle
+
+    ledgers = {name: Path(path) for name, _, path in (one.partition("=") for one in log)}
+    if len(ledgers) != len(log) or not all("=" in one for one in log):
+        raise ConfigurationError(field="--log", expected="name=file, each name once", found=", ".join(log))
+    data = export_bundle(ledgers, document or [])
+    try:
+        output.write_bytes(data)
+    except OSError as err:
+        raise ConfigurationError(file=output, expected="a writable file", found=err.strerror or "none") from err
+    typer.echo(f"{output}: {len(ledgers)} ledgers, {len(data)} bytes")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="the archive that a hospital or the consortium exported")],
+    keys: Annotated[Path, typer.Option(help="pinned-keys.json, obtained by another channel")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Recompute everything in a bundle, offline; exit with 0 if all of it holds, else with 1 and what failed."""
+    from fedtwin_shared.ledger.pins import read_pinned_keys
+    from fedtwin_shared.ledger.state import verify_history
+    from fedtwin_shared.ledger.statement import describe_ledger
+    from fedtwin_shared.ledger.verification import VerifiedBundle, read_bundle_file, verify_bundle
+
+    found = verify_bundle(read_bundle_file(bundle), pinned=read_pinned_keys(keys), replay=verify_history)
+    if not isinstance(found, VerifiedBundle):
+        failures = [str(finding) for finding in found]
+        if as_json:
+            typer.echo(json.dumps({"holds": False, "failed": failures}, indent=2))
+        else:
+            typer.echo(f"{bundle.name}: does not hold")
+            for number, line in enumerate(failures, start=1):
+                typer.echo(f"{number}. {line}")
+        raise typer.Exit(EXIT_DOES_NOT_HOLD)
+    statement = {name: describe_ledger(log) for name, log in found.logs.items()}
+    if as_json:
+        typer.echo(json.dumps({"holds": True, "ledgers": statement}, indent=2, sort_keys=True))
+        return
+    typer.echo(f"{bundle.name}: everything holds")
+    for name, described in statement.items():
+        table = Table(title=name, show_header=False)
+        for field, value in described.items():
+            table.add_row(field, value if isinstance(value, str) else json.dumps(value))
+        Console().print(table)
 
 
 def describe_price(signed: SignedStudy) -> dict[str, object]:

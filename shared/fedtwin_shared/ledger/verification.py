@@ -150,8 +150,5 @@ def _verify_log(
 
 
 def _unnamed_documents(bundle: AuditBundle) -> list[str]:
-    digests = [digest.encode() for digest in bundle.documents]
-    named = {
-        digest for export in bundle.logs.values() for entry in export.entries for digest in digests if digest in entry
-    }
-    return [digest.decode() for digest in digests if digest not in named]
+    entries = [entry for export in bundle.logs.values() for entry in export.entries]
+    return [digest for digest in bundle.documents if not any(digest.encode() in entry for entry in entries)]

@@ -1,8 +1,7 @@
 """An honest bundle, and one for each attack on it. `python -m tests.shared.ledger.forge` writes the golden files.
 
-Everything is made from fixed keys and times, so the golden files can be made again byte for byte; they are kept
-because a verifier that changes must go on refusing what it refused. Their entries are a toy ledger of one account,
-replayed by `replay_toy`: what real entries mean has tests of its own.
+Everything is made from fixed keys, salts and times, so the golden files can be made again byte for byte; they are kept
+because a verifier that changes must go on refusing what it refused, for the same reason.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.ledger.bundle import AuditBundle, LogExport, unpack_bundle, write_audit_bundle
 from fedtwin_shared.ledger.cosignature import cosign
 from fedtwin_shared.ledger.merkle import compute_root
 from fedtwin_shared.ledger.note import COSIGNATURE, Checkpoint, format_note, make_verifier_key, parse_note, sign_note
 from fedtwin_shared.ledger.pins import PinnedKeys
-from fedtwin_shared.signing import canonical_json, digest, parse_canonical
+from fedtwin_shared.signing import Json, canonical_json, digest, parse_canonical
+from tests.shared.ledger.book import STUDY_A, TRAIN_A, opened, sampled, task_key
 
 GOLDEN = Path(__file__).parents[2] / "vectors" / "ledger" / "golden"
 SITE = "north"
@@ -41,43 +40,29 @@ PINNED = PinnedKeys(
 )
 QUORUM = (0, 1, 2, 3)
 NOW = 1_800_000_000
-DOCUMENT = b"the site's policy, as it was signed"
+DOCUMENT = b"site policy"  # whose digest is in the ledger's first entry
+STEP = sampled("0.05", "1", 10)
 
 
-def charge(number: int, *, sigma: str = "1.1", key: str = "", total: int = 0) -> bytes:
-    return canonical_json(
-        {
-            "key": key or f"study/run/{number}/1",
-            "kind": "reserve",
-            "policy": digest(DOCUMENT),
-            "sigma": sigma,
-            "spent": price(sigma),
-            "total": total or (number + 1) * price(sigma),
-        }
-    )
+def write_book(rounds: int) -> list[bytes]:
+    """A site's policy, one study, and rounds of it: cohort, reserve, start, seal, release."""
+    book = opened()
+    book.enrol(STUDY_A, train=[TRAIN_A])
+    blocks = book.state.members(STUDY_A)
+    for number in range(1, rounds + 1):
+        key = task_key(STUDY_A, number)
+        book.reserve(STUDY_A, STEP, blocks=blocks, round_=number)
+        book.start(key)
+        book.seal(key)
+        book.release(key)
+    return book.written
 
 
-def price(sigma: str) -> int:
-    return round(1_000_000 / float(sigma))
-
-
-def replay_toy(entries: Sequence[bytes]) -> int:
-    """What a verifier of history does: every entry canonical, every key once, every total recomputed."""
-    seen: set[str] = set()
-    total = 0
-    for entry in entries:
-        record: Any = parse_canonical(entry)
-        total += price(record["sigma"])
-        if record["key"] in seen:
-            raise VerificationError(field="key", expected="a new one", found="one that was used")
-        if (record["spent"], record["total"]) != (price(record["sigma"]), total):
-            raise VerificationError(field="total", expected=str(total), found=str(record["total"]))
-        seen.add(record["key"])
-    return total
-
-
-def entries_of(size: int) -> list[bytes]:
-    return [charge(number) for number in range(size)]
+def edit(entry: bytes, **changes: Json) -> bytes:
+    """An entry with other values, in canonical form."""
+    fields: Any = parse_canonical(entry)
+    assert fields.keys() >= changes.keys()
+    return canonical_json(fields | changes)
 
 
 def note_of(
@@ -101,29 +86,33 @@ def bundle_of(entries: Sequence[bytes], note: bytes, *, documents: Sequence[byte
 
 def forge_all() -> dict[str, bytes]:
     """Return each golden bundle by name. All but `honest` are attacks."""
-    true = entries_of(12)
+    true = write_book(3)
     note = note_of(true)
-    other = [*true[:6], *(charge(number, sigma="2.0", total=1) for number in range(6, 12))]
-    cheaper = [*true[:6], *_retotalled(true[6:], start=6)]
-    reused = [*true[:11], charge(11, key="study/run/3/1")]
+    reserve = next(place for place, entry in enumerate(true) if b'"type":"reserve"' in entry)
+    fields: Any = parse_canonical(true[reserve])
+    more_noise = edit(true[reserve], uses=[use | {"noise_multiplier": "2"} for use in fields["uses"]])
+    cheaper = edit(true[reserve], price=fields["price"] - 1)
+    cheap = [*true[:reserve], cheaper, *true[reserve + 1 :]]
+    reused = [*true, edit(true[reserve], salt="f" * 32, time=1_900_000_000)]
+    other = write_refusals(true)
     extra = parse_note(note)
     return {
         "honest": bundle_of(true, note),
         "dropped-entry": bundle_of([*true[:5], *true[6:]], note),
         "swapped-entries": bundle_of([*true[:5], true[6], true[5], *true[7:]], note),
-        "edited-sigma": bundle_of([*true[:5], true[5].replace(b'"1.1"', b'"9.9"'), *true[6:]], note),
-        "edited-total": bundle_of([*true[:11], charge(11, total=1)], note),
-        "edited-note": bundle_of(true[:6], note.replace(b"\n12\n", b"\n6\n")),
+        "edited-sigma": bundle_of([*true[:reserve], more_noise, *true[reserve + 1 :]], note),
+        "edited-total": bundle_of(cheap, note),
+        "edited-note": bundle_of(true[:6], note.replace(b"\n%d\n" % len(true), b"\n6\n")),
         # Witnesses see roots alone, so they cosign what breaks the ledger's rules; only the replay can tell.
+        "wrong-total-cosigned": bundle_of(cheap, note_of(cheap)),
         "reused-key": bundle_of(reused, note_of(reused)),
-        "wrong-total-cosigned": bundle_of(other, note_of(other)),
         "fewer-witnesses": bundle_of(true, note_of(true, witnesses=(0, 1, 2))),
         "one-witness-many-times": bundle_of(true, note_of(true, witnesses=(0, 0, 0, 0))),
-        # Restored from a backup of eight entries and signed anew: each signature is sound, but no witness is behind.
+        # Restored from a backup and signed anew: each signature is sound, but no witness is behind it.
         "restored-backup": bundle_of(true[:8], note_of(true[:8], witnesses=())),
-        "forked-history": bundle_of(cheaper, note_of(cheaper, witnesses=(4,))),
+        "forked-history": bundle_of(other, note_of(other, witnesses=(4,))),
         # With one lying witness (4), the second view can have only it and the one that the first view left out.
-        "two-views": bundle_of(cheaper, note_of(cheaper, witnesses=(0, 4))),
+        "two-views": bundle_of(other, note_of(other, witnesses=(0, 4))),
         "unpinned-signature": bundle_of(
             true, format_note(extra.text, [*extra.signatures, sign_note(extra.text, name="x", key=LOG_KEY)])
         ),
@@ -135,13 +124,13 @@ def forge_all() -> dict[str, bytes]:
     }
 
 
-def _retotalled(entries: Sequence[bytes], *, start: int) -> list[bytes]:
-    """The same rounds with more noise claimed and every total right: a history that replays, and never was."""
-    total, found = start * price("1.1"), []
-    for number in range(start, start + len(entries)):
-        total += price("2.0")
-        found.append(charge(number, sigma="2.0", total=total))
-    return found
+def write_refusals(true: Sequence[bytes]) -> list[bytes]:
+    """As long a history in which the later rounds never were: it replays, every total is right, and it is a lie."""
+    book = opened()
+    book.enrol(STUDY_A, train=[TRAIN_A])
+    while len(book.written) < len(true):
+        book.refuse()
+    return book.written
 
 
 def _zip_otherwise(data: bytes) -> bytes:

@@ -8,10 +8,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.ledger.account import LedgerState
 from fedtwin_shared.ledger.bundle import read_audit_bundle
 from fedtwin_shared.ledger.cosignature import verify_cosignatures
 from fedtwin_shared.ledger.note import COSIGNATURE, make_verifier_key, parse_note, verify_checkpoint
 from fedtwin_shared.ledger.pins import PinnedKeys, read_pinned_keys
+from fedtwin_shared.ledger.state import verify_history
 from fedtwin_shared.ledger.verification import Finding, VerifiedBundle, verify_bundle
 from tests.shared.ledger.forge import (
     GOLDEN,
@@ -22,11 +24,9 @@ from tests.shared.ledger.forge import (
     SITE,
     WITNESSES,
     bundle_of,
-    entries_of,
     forge_all,
     note_of,
-    price,
-    replay_toy,
+    write_book,
 )
 
 # What must be found, all of it: a bundle refused for a second reason beside the right one would hide a broken check.
@@ -54,15 +54,15 @@ def golden(name: str) -> bytes:
     return (GOLDEN / f"{name}.zip").read_bytes()
 
 
-def verify(data: bytes) -> VerifiedBundle[int] | tuple[Finding, ...]:
-    return verify_bundle(data, pinned=PINNED, replay=replay_toy)
+def verify(data: bytes) -> VerifiedBundle[LedgerState] | tuple[Finding, ...]:
+    return verify_bundle(data, pinned=PINNED, replay=verify_history)
 
 
 def test_the_honest_bundle_is_accepted_and_says_what_it_adds_up_to() -> None:
     found = verify(golden("honest"))
     assert isinstance(found, VerifiedBundle)
     log = found.logs[SITE]
-    assert (log.checkpoint.size, log.state) == (12, 12 * price("1.1"))
+    assert (log.checkpoint.size, log.state.entries, len(log.state.tasks)) == (18, 18, 3)
     assert [(one.witness, one.timestamp) for one in log.cosignatures] == [(key.name, NOW) for key in WITNESSES[:4]]
 
 
@@ -86,7 +86,7 @@ def test_what_witnesses_prevent_passes_a_check_of_signatures_and_history_alone(a
     note = parse_note(export.note)
     assert verify_checkpoint(note, make_verifier_key(ORIGIN, LOG_KEY)).size == len(export.entries)
     verify_cosignatures(note, WITNESSES, required=0)
-    replay_toy(export.entries)
+    verify_history(export.entries)
 
 
 def test_of_two_views_at_most_one_is_accepted() -> None:
@@ -144,7 +144,7 @@ def test_a_pinned_log_that_is_missing_is_found() -> None:
     pinned = PinnedKeys(
         version=1, logs={**PINNED.logs, "south": str(second)}, witnesses=PINNED.witnesses, faulty=PINNED.faulty
     )
-    found = verify_bundle(bundle_of(entries_of(3), note_of(entries_of(3))), pinned=pinned, replay=replay_toy)
+    found = verify_bundle(bundle_of(write_book(1), note_of(write_book(1))), pinned=pinned, replay=verify_history)
     assert isinstance(found, tuple)
     assert "'south'" in str(found[0])
 
