@@ -26,6 +26,7 @@ from fedtwin_simulations.deployment import (
     install,
     run_command,
 )
+from fedtwin_simulations.ledger_bench import bench_ledger
 from fedtwin_simulations.one_process import run_study
 from fedtwin_simulations.results import Bench, BenchRow
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
@@ -86,7 +87,7 @@ def bench_round(say: Say) -> Bench:
     )
 
 
-BENCHES: Mapping[str, Callable[[Say], Bench]] = {"round": bench_round, "store": bench_store}
+BENCHES: Mapping[str, Callable[[Say], Bench]] = {"round": bench_round, "store": bench_store, "ledger": bench_ledger}
 
 
 def tiny_experiment() -> Experiment:
