@@ -22,7 +22,7 @@ class Network(nn.Module):
 
     def __init__(self, study: Study, parameters: Parameters) -> None:
         super().__init__()
-        self._mask_as_input = study.model.mask_as_input
+        self.mask_as_input = study.model.mask_as_input
         self._initial = parameters
         self._by_name: dict[str, Tensor] = {}
 
@@ -49,7 +49,7 @@ class Network(nn.Module):
         - a patient's logit is the mean over the windows in which anything is known
         - a patient of whom nothing is known gets the logit of an input of zeros
         """
-        inputs = torch.cat([x, mask.to(x.dtype)], dim=3) if self._mask_as_input else x
+        inputs = torch.cat([x, mask.to(x.dtype)], dim=3) if self.mask_as_input else x
         logit = self.score_windows(inputs)
         if logit.shape[1] == 1:
             return logit.squeeze(1)
@@ -119,6 +119,59 @@ def _run_cells(driven: Tensor, recurrent: nn.Module) -> Tensor:
     return torch.stack(states, dim=2)
 
 
+class GatedRecurrentUnit(Network):
+    """GRU (Cho et al. 2014, reset after the product as in torch), one bias a gate; the last time step is read out."""
+
+    def __init__(self, study: Study, parameters: Parameters) -> None:
+        super().__init__(study, parameters)
+        names = [f"gru{layer}" for layer in range(study.model.layers)]
+        self.input = nn.ModuleList(self._linear(f"{name}.input", f"{name}.bias") for name in names)
+        self.recurrent = nn.ModuleList(self._linear(f"{name}.recurrent", None) for name in names)
+        self.head = self._linear("head.weight", "head.bias")
+
+    def score_windows(self, x: Tensor) -> Tensor:
+        """Return logit[patients, windows]."""
+        for inputs, recurrent in zip(self.input, self.recurrent, strict=True):
+            x = _run_units(inputs(x), recurrent)
+        logit: Tensor = self.head(x[:, :, -1])
+        return logit.squeeze(2)
+
+
+def _run_units(driven: Tensor, recurrent: nn.Module) -> Tensor:
+    """Return hidden[patients, windows, time, hidden] of one layer, gates in the order reset, keep, candidate."""
+    hidden = driven.new_zeros((*driven.shape[:2], driven.shape[3] // 3))
+    states = []
+    for step in driven.unbind(dim=2):
+        reset, keep, candidate = step.chunk(3, dim=2)
+        from_reset, from_keep, from_candidate = recurrent(hidden).chunk(3, dim=2)
+        fresh = torch.tanh(candidate + torch.sigmoid(reset + from_reset) * from_candidate)
+        hidden = fresh + torch.sigmoid(keep + from_keep) * (hidden - fresh)
+        states.append(hidden)
+    return torch.stack(states, dim=2)
+
+
+class MinimalGatedUnit(Network):
+    """minGRU (Feng et al. 2024), whose gates see inputs only, with a bounded candidate; the last step is read out."""
+
+    def __init__(self, study: Study, parameters: Parameters) -> None:
+        super().__init__(study, parameters)
+        names = [f"mingru{layer}" for layer in range(study.model.layers)]
+        self.gates = nn.ModuleList(self._linear(f"{name}.weight", f"{name}.bias") for name in names)
+        self.head = self._linear("head.weight", "head.bias")
+
+    def score_windows(self, x: Tensor) -> Tensor:
+        """Return logit[patients, windows]."""
+        for gates in self.gates:
+            update, candidate = gates(x).chunk(2, dim=3)
+            hidden, states = torch.zeros_like(update[:, :, 0]), []
+            for share, fresh in zip(torch.sigmoid(update).unbind(2), torch.tanh(candidate).unbind(2), strict=True):
+                hidden = hidden + share * (fresh - hidden)
+                states.append(hidden)
+            x = torch.stack(states, dim=2)
+        logit: Tensor = self.head(x[:, :, -1])
+        return logit.squeeze(2)
+
+
 class TemporalConvolution(Network):
     """Causal convolutions, dilation 2^layer, residual from the second layer on (Bai, Kolter, Koltun 2018).
 
@@ -127,7 +180,7 @@ class TemporalConvolution(Network):
 
     def __init__(self, study: Study, parameters: Parameters) -> None:
         super().__init__(study, parameters)
-        self._kernel = study.model.kernel
+        self.kernel = study.model.kernel
         names = [f"conv{layer}" for layer in range(study.model.layers)]
         self.convolution = nn.ModuleList(self._linear(f"{name}.weight", f"{name}.bias") for name in names)
         self.head = self._linear("head.weight", "head.bias")
@@ -135,7 +188,7 @@ class TemporalConvolution(Network):
     def score_windows(self, x: Tensor) -> Tensor:
         """Return logit[patients, windows]."""
         for index, layer in enumerate(self.convolution):
-            out = torch.relu(layer(_unfold(x, taps=self._kernel, dilation=2**index)))
+            out = torch.relu(layer(_unfold(x, taps=self.kernel, dilation=2**index)))
             x = out if index == 0 else x + out
         logit: Tensor = self.head(x[:, :, -1])
         return logit.squeeze(2)
@@ -150,6 +203,8 @@ _NETWORKS: dict[str, type[Network]] = {
     "logistic": Logistic,
     "mlp": Perceptron,
     "lstm": LongShortTermMemory,
+    "gru": GatedRecurrentUnit,
+    "mingru": MinimalGatedUnit,
     "tcn": TemporalConvolution,
 }
 

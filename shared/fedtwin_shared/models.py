@@ -37,6 +37,10 @@ def parameter_shapes(study: Study) -> Shapes:
     mlp: per layer hidden{i}.weight[hidden, inputs], hidden{i}.bias[hidden]; head.weight[1, hidden], head.bias[1]
     lstm: per layer lstm{i}.input[4 · hidden, inputs], lstm{i}.recurrent[4 · hidden, hidden], lstm{i}.bias[4 · hidden]
           (gates in the order input, forget, cell, output); head
+    gru: per layer gru{i}.input[3 · hidden, inputs], gru{i}.recurrent[3 · hidden, hidden], gru{i}.bias[3 · hidden]
+         (gates in the order reset, keep, candidate); head
+    mingru: per layer mingru{i}.weight[2 · hidden, inputs], mingru{i}.bias[2 · hidden] (in the order update, candidate);
+            head
     tcn: per layer conv{i}.weight[hidden, kernel · inputs], conv{i}.bias[hidden] with dilation 2^i; head
     """
     model, inputs, steps = study.model, input_features(study), study.features.steps
@@ -48,10 +52,14 @@ def parameter_shapes(study: Study) -> Shapes:
         if model.name == "mlp":
             shapes[f"hidden{layer}.weight"] = (model.hidden, width)
             shapes[f"hidden{layer}.bias"] = (model.hidden,)
-        elif model.name == "lstm":
-            shapes[f"lstm{layer}.input"] = (4 * model.hidden, width)
-            shapes[f"lstm{layer}.recurrent"] = (4 * model.hidden, model.hidden)
-            shapes[f"lstm{layer}.bias"] = (4 * model.hidden,)
+        elif model.name in ("lstm", "gru"):
+            gates = (4 if model.name == "lstm" else 3) * model.hidden
+            shapes[f"{model.name}{layer}.input"] = (gates, width)
+            shapes[f"{model.name}{layer}.recurrent"] = (gates, model.hidden)
+            shapes[f"{model.name}{layer}.bias"] = (gates,)
+        elif model.name == "mingru":
+            shapes[f"mingru{layer}.weight"] = (2 * model.hidden, width)
+            shapes[f"mingru{layer}.bias"] = (2 * model.hidden,)
         else:
             shapes[f"conv{layer}.weight"] = (model.hidden, model.kernel * width)
             shapes[f"conv{layer}.bias"] = (model.hidden,)

@@ -118,7 +118,7 @@ class Split(Section):
 class Model(Section):
     """A model of the closed registry and its size."""
 
-    name: Literal["logistic", "mlp", "lstm", "tcn"]
+    name: Literal["logistic", "mlp", "lstm", "gru", "mingru", "tcn"]
     hidden: Count = 16
     layers: Count = 1
     kernel: Count = 3

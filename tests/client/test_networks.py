@@ -13,7 +13,9 @@ from fedtwin_client.networks import Network, build_network, extract_parameters
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.models import initialise, parameter_shapes
 from fedtwin_shared.study import Study
-from tests.client.small import MODELS, make_examples, small_study, take
+from tests.client.small import make_examples, small_study, take
+
+MODELS = ("logistic", "mlp", "lstm", "gru", "mingru", "tcn")
 
 
 def model_study(name: str, *, windows: int = 3, **model: Any) -> Study:
@@ -78,6 +80,42 @@ def test_lstm_is_torchs_own() -> None:
             getattr(reference, f"bias_hh_l{layer}").zero_()
         states = reference(x.flatten(0, 1))[0][:, -1].view(*x.shape[:2], -1)
     torch.testing.assert_close(found, mean_over_known((states @ p["head.weight"].T + p["head.bias"]).squeeze(2), mask))
+
+
+def test_gru_is_torchs_own() -> None:
+    study = model_study("gru", layers=2)
+    weights = random_parameters(study)
+    x, mask, found = logits(study, build_network(study, weights))
+    reference, p = nn.GRU(x.shape[3], study.model.hidden, num_layers=2, batch_first=True), tensors(weights)
+    with torch.no_grad():
+        for layer in range(2):
+            getattr(reference, f"weight_ih_l{layer}").copy_(p[f"gru{layer}.input"])
+            getattr(reference, f"weight_hh_l{layer}").copy_(p[f"gru{layer}.recurrent"])
+            getattr(reference, f"bias_ih_l{layer}").copy_(p[f"gru{layer}.bias"])
+            getattr(reference, f"bias_hh_l{layer}").zero_()
+        states = reference(x.flatten(0, 1))[0][:, -1].view(*x.shape[:2], -1)
+    torch.testing.assert_close(found, mean_over_known((states @ p["head.weight"].T + p["head.bias"]).squeeze(2), mask))
+
+
+def test_mingru_is_a_running_mean_with_shares_of_the_input() -> None:
+    study = model_study("mingru", layers=2)
+    weights = random_parameters(study)
+    x, mask, found = logits(study, build_network(study, weights))
+    p, states = tensors(weights), x
+    for layer in range(2):
+        share, fresh = (states @ p[f"mingru{layer}.weight"].T + p[f"mingru{layer}.bias"]).chunk(2, dim=3)
+        share, fresh = torch.sigmoid(share), torch.tanh(fresh)
+        # h_t = Σ_s z_s n_s Π_{r > s} (1 - z_r), summed as it stands
+        remain = torch.stack([(1 - share[:, :, 1 + s :]).prod(dim=2) for s in range(share.shape[2])], dim=2)
+        whole = [
+            sum(share[:, :, s] * fresh[:, :, s] * (1 - share[:, :, s + 1 : t + 1]).prod(dim=2) for s in range(t + 1))
+            for t in range(share.shape[2])
+        ]
+        assert isinstance(whole[0], Tensor)
+        torch.testing.assert_close(whole[-1], (share * fresh * remain).sum(dim=2))
+        states = torch.stack(whole, dim=2)  # type: ignore[arg-type] # sum() of tensors is one
+    last = states[:, :, -1]
+    torch.testing.assert_close(found, mean_over_known((last @ p["head.weight"].T + p["head.bias"]).squeeze(2), mask))
 
 
 def test_tcn_is_a_causal_dilated_convolution() -> None:
