@@ -118,7 +118,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("step", [1, 7, DIRECT - 1, DIRECT, FOLD, 3 * FOLD])
     def test_the_size_of_appends_means_nothing(self, opening: Opening, step: int) -> None:
-        rows = stay("Ada", count=3 * FOLD + 5) if step > 1 else stay("Ada", count=300)
+        rows = stay("Ada", count=3 * FOLD + 5 if step > 100 else 300 * step)  # with steps of 7: just above one fold
         with opening() as store:
             for at in range(0, len(rows), step):
                 store.append(batch_of(rows[at : at + step]))
