@@ -1,0 +1,161 @@
+"""The MQTT subscriber: SenML and packed messages of every device, acknowledged to the broker only once they are safe.
+
+Design note: paho's thread only queues; one thread of ours takes whatever has come, device by device, and acknowledges
+after the gateway returned. While the store cannot keep anything it waits and tries again, so the broker holds what it
+has not been told is safe. A killed subscriber is sent again what it had not acknowledged, and sequence numbers say what
+it has already. Who a device is, is the broker's to say (`broker`): the level of the topic is its certificate's name.
+QoS 0 is acknowledged to nobody and may be lost on the way, by its own definition (MQTT 3.1.1 §4.3.1).
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import ssl
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from fedtwin_client.ingest import packed, senml
+from fedtwin_client.ingest.broker import TOPICS
+from fedtwin_client.ingest.gateway import NOT_REGISTERED, NOT_STORED, Gateway, Receipt
+from fedtwin_client.ingest.readings import Draft
+
+WAITING: Final = 50_000  # messages; beyond them paho's thread waits, and the broker with it
+TOGETHER: Final = 2000
+RETRY_SECONDS: Final = 0.5
+KEEP_ALIVE: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """Where the broker is; `client` names the session that it keeps for us while we are away."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext
+    client: str = "fedtwin-gateway"
+
+
+class Subscriber:
+    """Takes every device's messages from `start` to `stop`. Reconnects by itself."""
+
+    def __init__(self, gateway: Gateway, broker: Broker) -> None:
+        self._gateway = gateway
+        self._broker = broker
+        self._waiting: queue.Queue[paho.MQTTMessage] = queue.Queue(WAITING)
+        self._stopping = threading.Event()
+        self._connected = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mqtt", daemon=True)
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=broker.client,
+            clean_session=False,
+            protocol=paho.MQTTv311,
+            manual_ack=True,
+        )
+        self._client.tls_set_context(broker.tls)
+        self._client.on_connect = self._subscribe
+        self._client.on_message = self._queue
+        self._client.reconnect_delay_set(min_delay=1, max_delay=5)
+
+    def start(self) -> None:
+        """Begin; the broker need not be there yet."""
+        self._thread.start()
+        self._client.connect_async(self._broker.host, self._broker.port, keepalive=KEEP_ALIVE)
+        self._client.loop_start()
+
+    def wait_until_subscribed(self, seconds: float) -> bool:
+        """Return whether the broker was reached within so many seconds."""
+        return self._connected.wait(seconds)
+
+    def stop(self) -> None:
+        """Finish what is being kept, acknowledge it, and leave; the broker keeps the session."""
+        self._stopping.set()
+        self._thread.join()
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _subscribe(
+        self,
+        client: paho.Client,
+        userdata: object,
+        flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if not reason.is_failure:
+            client.subscribe([(f"fedtwin/+/{topic}", 1) for topic in TOPICS])
+            self._connected.set()
+
+    def _queue(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._waiting.put(message, timeout=RETRY_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                messages = [self._waiting.get(timeout=RETRY_SECONDS)]
+            except queue.Empty:
+                continue
+            while len(messages) < TOGETHER and not self._waiting.empty():
+                messages.append(self._waiting.get_nowait())
+            by_device: dict[str, list[paho.MQTTMessage]] = {}
+            for message in messages:
+                by_device.setdefault(message.topic.split("/")[1], []).append(message)
+            for device, several in by_device.items():
+                if not self._take(device, several):
+                    return  # stopped while the store was down: not acknowledged, sent again
+
+    def _take(self, device: str, messages: Sequence[paho.MQTTMessage]) -> bool:
+        """Keep one device's messages and acknowledge them; False when stopped before they are safe."""
+        draft, drafted = Draft(), list[paho.MQTTMessage]()
+        for message in messages:
+            if message.topic.endswith("/senml"):
+                document = senml.read_message(bytes(message.payload), draft, now=self._gateway.now())
+                if document.refused:
+                    self._tell(device, self._gateway.refuse(document.refused))
+                    self._client.ack(message.mid, message.qos)
+                else:
+                    drafted.append(message)
+                continue
+            # The packed ones are columns already; what came before them is taken before them.
+            if drafted and not self._keep(device, draft, drafted):
+                return False
+            draft, drafted = Draft(), []
+            if not self._keep(device, bytes(message.payload), [message]):
+                return False
+        return not drafted or self._keep(device, draft, drafted)
+
+    def _keep(self, device: str, found: Draft | bytes, messages: Sequence[paho.MQTTMessage]) -> bool:
+        readings = found.readings() if isinstance(found, Draft) else packed.read_message(found)
+        while True:
+            if isinstance(readings, str):
+                receipt = self._gateway.refuse(readings)
+            else:
+                receipt = self._gateway.take(self._gateway.registry().get(device), readings)
+            if receipt.refused != NOT_STORED:
+                break
+            if self._stopping.wait(RETRY_SECONDS):
+                return False
+        if receipt.refused:
+            self._tell(device, receipt)
+        for message in messages:
+            # A crash before this line: sent again, and known by its sequence numbers.
+            self._client.ack(message.mid, message.qos)
+        return True
+
+    def _tell(self, device: str, receipt: Receipt) -> None:
+        """Tell the sender; somebody who is not registered is told nothing."""
+        if receipt.refused != NOT_REGISTERED:
+            self._client.publish(f"fedtwin/{device}/errors", json.dumps({"refused": receipt.refused}), qos=0)
