@@ -224,14 +224,13 @@ _CODECS: Final[Mapping[type[Entry], Mapping[str, _Codec]]] = {
     CohortDigest: {"round": _Pattern(ROUND_PATTERN, expected="study/run/round").codec, "cohort": _DIGEST},
     Reserve: _STEP
     | {
-        "plan": _DIGEST,
         "blocks": _Codec(_parse_blocks, list),
         "uses": _Codec(_parse_uses, _format_uses),
         "price": _integer(1, 2**53 - 1),
         "membership": _DIGEST,
     },
     Start: _STEP,
-    Seal: _STEP | {"output": _DIGEST, "code": _DIGEST},
+    Seal: _STEP | {"plan": _DIGEST, "output": _DIGEST, "code": _DIGEST},
     Release: _STEP | {"recipient": _PUBLIC_KEY, "checkpoint": _integer(0, 2**53 - 1)},
     Abort: _STEP,
     Refusal: {"plan": _DIGEST, "code": _Pattern("[a-z]{1,16}(?:-[a-z]{1,16}){0,4}", expected="a code").codec},

@@ -180,12 +180,11 @@ class _TaskEntry(_Entry):
 class Reserve(_TaskEntry):
     """The charge, before anything is read. A crash after it leaves it charged for ever.
 
-    plan: digest of the round plan's envelope. blocks: whose patients may take part. price: nano-RDP of `uses` at the
-    filter's order. membership: salted digest of the keyed map from patients to blocks.
+    blocks: whose patients may take part. price: nano-RDP of `uses` at the filter's order. membership: salted digest of
+    the keyed map from patients to blocks.
     """
 
     TYPE: ClassVar[str] = "reserve"
-    plan: str
     blocks: tuple[str, ...]
     uses: tuple[Use, ...]
     price: int
@@ -201,9 +200,13 @@ class Start(_TaskEntry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal(_TaskEntry):
-    """The answer exists. output: digest of its noised bytes. code: digest of the code that made it."""
+    """The answer exists. plan: digest of the round plan's envelope that it answers. output: digest of its noised bytes.
+
+    code: digest of the code that made it.
+    """
 
     TYPE: ClassVar[str] = "seal"
+    plan: str
     output: str
     code: str
 

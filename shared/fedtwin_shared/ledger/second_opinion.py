@@ -14,6 +14,7 @@ from dp_accounting import rdp
 from dp_accounting.pld.privacy_loss_mechanism import DiscreteLaplacePrivacyLoss
 
 from fedtwin_shared.errors import VerificationError
+from fedtwin_shared.ledger.account import LedgerState
 from fedtwin_shared.ledger.mechanism import DiscreteLaplace, Gaussian, Mechanism, NotPrivate, PoissonGaussian
 from fedtwin_shared.ledger.renyi import NANO, ORDERS, price_of
 
@@ -51,6 +52,16 @@ def verify_price(mechanism: Mechanism) -> None:
             raise VerificationError(
                 field=f"price at order {order}", expected="two computations that agree", found="two that differ"
             )
+
+
+def verify_prices(state: LedgerState) -> None:
+    """Raise `VerificationError` unless both computations agree on every mechanism of a ledger's studies.
+
+    Whatever a ledger reserved is in the programme of its study, so nothing was charged that is not looked at here.
+    """
+    programmes = [part.programme for account in state.studies.values() for part in account.enrolment.parts]
+    for mechanism in {use.mechanism for programme in programmes for use in programme}:
+        verify_price(mechanism)
 
 
 def _sum_discrete_laplace(parameter: float, sensitivity: int) -> tuple[float, ...]:

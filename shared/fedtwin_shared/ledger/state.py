@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from fedtwin_shared.errors import VerificationError
@@ -100,6 +101,19 @@ class History:
             studies=dict(self._studies),
             tasks=dict(self._tasks),
             rounds=dict(self._rounds),
+            time=self._time,
+            entries=self._entries,
+        )
+
+    @property
+    def now(self) -> LedgerState:
+        """The state until the next entry, without a copy: for whoever only looks."""
+        return replace(
+            self._now,
+            blocks=MappingProxyType(self._blocks),
+            studies=MappingProxyType(self._studies),
+            tasks=MappingProxyType(self._tasks),
+            rounds=MappingProxyType(self._rounds),
             time=self._time,
             entries=self._entries,
         )

@@ -133,7 +133,6 @@ class Book:
             time=time,
             salt=salt,
             task=task_key(study, round_, attempt, task),
-            plan=digest(b"plan"),
             blocks=tuple(sorted(blocks)),
             uses=uses,
             price=curve[ORDERS.index(policy.order)] if curve is not None else 1,
@@ -153,7 +152,9 @@ class Book:
 
     def seal(self, task: str) -> None:
         time, salt = self.stamp()
-        self.write(Seal(time=time, salt=salt, task=task, output=digest(b"output"), code=digest(b"code")))
+        self.write(
+            Seal(time=time, salt=salt, task=task, plan=digest(b"plan"), output=digest(b"output"), code=digest(b"code"))
+        )
 
     def release(self, task: str) -> None:
         time, salt = self.stamp()

@@ -231,11 +231,9 @@ def many_entries(count: int) -> list[bytes]:
         task, salt = task_key(STUDY_A, round_), digest(f"{round_}".encode())[:32]
         for entry in (
             CohortDigest(time=now, salt=salt, round=f"{STUDY_A}/{RUN}/{round_}", cohort=one),
-            Reserve(
-                time=now, salt=salt, task=task, plan=one, blocks=blocks, uses=(use,), price=price, membership=other
-            ),
+            Reserve(time=now, salt=salt, task=task, blocks=blocks, uses=(use,), price=price, membership=other),
             Start(time=now, salt=salt, task=task),
-            Seal(time=now, salt=salt, task=task, output=one, code=other),
+            Seal(time=now, salt=salt, task=task, plan=one, output=one, code=other),
             Release(time=now, salt=salt, task=task, recipient=SIGNER_KEY, checkpoint=round_),
         ):
             written.append(encode_entry(entry))
