@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +42,21 @@ def check(directory: Directory) -> None:
         typer.echo(f"erasures finished: {report.erased}")
     if not report.whole:
         raise typer.Exit(EXIT_DAMAGED)
+
+
+@store.command()
+def drop(
+    directory: Directory,
+    older_than: Annotated[int, typer.Option(metavar="DAYS", min=1, help="age that observations are kept to")],
+) -> None:
+    """Delete the observations that are older, for good: whole blocks of four hours, so none that is younger."""
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.store.block_store import open_store
+
+    limit = datetime.now(UTC) - timedelta(days=older_than)
+    with open_store(read_directory(directory).store, check=False) as opened:
+        count = opened.drop_before(int(limit.timestamp() * 1000))
+    typer.echo(f"dropped: {count} observations from before {limit.isoformat(timespec='minutes')}")
 
 
 def forget(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ def test_check_says_what_is_whole_and_what_is_damaged(
     printed = capsys.readouterr().out
     assert "damaged: 600 observations, signal heart_rate, four hours from 2023-11-14T20:00:00+00:00" in printed
     assert "Ada" not in printed
+
+
+def test_drop_keeps_what_is_younger(hospital: HospitalDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.time_ns() // 1_000_000
+    young = [("Bo", "heart_rate", now - hours * 3_600_000, 60.0, "monitor", hours, 0) for hours in range(72)]
+    with open_store(hospital.store) as store:
+        store.append(batch_of(young))
+    assert fedtwin("store", "drop", hospital.root, "--older-than", "2") == 0
+    printed = capsys.readouterr().out
+    with open_store(hospital.store) as store:
+        kept = everything(store)
+    assert {row for row in young if row[2] >= now - 48 * 3_600_000} <= set(kept)
+    assert 49 <= len(kept) <= 49 + 4
+    assert f"dropped: {605 + 72 - len(kept)} observations" in printed
 
 
 def test_forget_erases_and_prints_no_id(

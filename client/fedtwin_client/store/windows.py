@@ -7,6 +7,7 @@ measured in it: the same number as the statistic `mean` of `series`. What a devi
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ class WindowCache:
         self._store, self._shape = store, shape
         self._lock = threading.Lock()
         self._built = dict[tuple[str, int], tuple[Floats, Flags]]()
-        self._unchanged = set[str]()
+        self._changes = Counter[str]()
         store.watch(self._drop)
 
     def __len__(self) -> int:
@@ -90,19 +91,19 @@ class WindowCache:
         with self._lock:
             if (found := self._built.get((patient, start))) is not None:
                 return found
-            self._unchanged.add(patient)
+            changes = self._changes[patient]
         end = start + self._shape.windows * self._shape.steps * self._shape.step
         # Whole blocks: cutting them to the window costs the store more than reading on.
         since, until = start // SPAN * SPAN, -(-end // SPAN) * SPAN
         built = build_windows(self._store.read(patient, since=since, until=until), start, self._shape)
         with self._lock:
-            if patient in self._unchanged:  # else it changed since, and what was read may be erased
+            if changes == self._changes[patient]:  # else it changed since, and what was read may be erased
                 self._built[patient, start] = built
         return built
 
     def _drop(self, patient: str) -> None:
         with self._lock:
-            self._unchanged.discard(patient)
+            self._changes[patient] += 1
             for key in [key for key in self._built if key[0] == patient]:
                 del self._built[key]
 
