@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedtwin_client import store_cli
+from fedtwin_client import conformance_cli, store_cli
 
 app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True, add_completion=False)
 app.add_typer(store_cli.store, name="store")
 app.command()(store_cli.forget)
 app.command()(store_cli.export)
+app.command()(conformance_cli.conformance)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="the hospital's own directory")]
 

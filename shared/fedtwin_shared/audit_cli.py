@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedtwin_shared import conformance_cli
 from fedtwin_shared.documents import SignedStudy, verify_study
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.privacy import CAVEAT, compute_epsilon, compute_epsilon_renyi
@@ -22,6 +23,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+
+app.command()(conformance_cli.conformance)
 
 
 @app.callback()

@@ -12,13 +12,14 @@ from fedtwin_client.networks import Network, build_network, extract_parameters
 from fedtwin_client.randomness import KeyStream, Randomness
 from fedtwin_client.training.batch import as_batch
 from fedtwin_client.training.gradient import PlainStep, Step
-from fedtwin_client.training.patient_gradients import OpacusGradients
+from fedtwin_client.training.patient_gradients import MakeGradients, OpacusGradients
 from fedtwin_client.training.private_step import PrivateStep
 from fedtwin_client.training.sampling import draw_batch
-from fedtwin_shared.models import Parameters
+from fedtwin_shared.models import Parameters, initialise
 from fedtwin_shared.study import Participant, Study
 
 LOGGER: Final = logging.getLogger("fedtwin.training")
+MAKE_GRADIENTS: Final[MakeGradients] = OpacusGradients  # the engine of private training
 
 
 def train(
@@ -43,6 +44,11 @@ def train(
     if isinstance(step, PrivateStep) and step.discarded:
         LOGGER.warning("%s: gradients that were not finite counted as zero", study.name)
     return extract_parameters(study, network)
+
+
+def name_engine(study: Study) -> str:
+    """Return the name of the engine that computes patients' gradients in this study's private steps."""
+    return MAKE_GRADIENTS(build_network(study, initialise(study)), study.training.positive_weight).name
 
 
 def _make_step(study: Study, participant: Participant, network: Network, stream: KeyStream) -> Step:
@@ -76,7 +82,7 @@ def _make_step(study: Study, participant: Participant, network: Network, stream:
     return PrivateStep(
         network,
         optimizer,
-        make_gradients=OpacusGradients,
+        make_gradients=MAKE_GRADIENTS,
         clip=privacy.clip,
         noise_multiplier=privacy.noise_multiplier,
         expected_batch=expected,
