@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fedtwin_client.store.block_store import KEYS_FOLDER, BlockStore, open_store
-from fedtwin_client.store.keys import KEYS
+from fedtwin_client.store.keys import KEYS, NONCE
 from fedtwin_client.store.sqlite_database import DATABASE, SqliteDatabase
 from fedtwin_client.store.store import StoreError
 from tests.contracts.store_contract import (
@@ -136,6 +137,24 @@ def test_a_backup_of_the_data_can_be_restored_beside_the_keys(tmp_path: Path) ->
     with open_store(tmp_path / "store") as store:
         assert everything(store) == rows
         assert store.report.whole
+
+
+def test_no_nonce_repeats_even_after_an_older_database_is_restored(tmp_path: Path) -> None:
+    def sealed() -> set[bytes]:
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+            return {row[0] for row in connection.execute("SELECT sealed FROM block")}
+
+    filled(tmp_path)
+    older = (tmp_path / DATABASE).read_bytes()
+    seen = sealed()
+    for first in range(600, 1200, 300):  # the same version numbers again, with other contents
+        (tmp_path / DATABASE).write_bytes(older)
+        with open_store(tmp_path) as store:
+            for at in range(100):
+                store.append(batch_of(stay("Ada", count=2, first=first + at)))
+        seen |= sealed()
+    assert len(seen) > 200
+    assert len({blob[:NONCE] for blob in seen}) == len(seen)
 
 
 def test_keys_of_another_store_are_refused(tmp_path: Path) -> None:
