@@ -22,6 +22,7 @@ class Network(nn.Module):
 
     def __init__(self, study: Study, parameters: Parameters) -> None:
         super().__init__()
+        self.study = study
         self.mask_as_input = study.model.mask_as_input
         self._initial = parameters
         self._by_name: dict[str, Tensor] = {}

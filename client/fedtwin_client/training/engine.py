@@ -20,7 +20,7 @@ and with σ = 1/(1 + e^{-s}) and the weight v of patients with the outcome, ℓ 
 derivative σ (1 + (v - 1) y) - v y.
 
 **The layers** (`layers`) are written out by hand: `forward`, `backward` for d, `write` for the products. To add a
-model, add its forward pass to `networks`, which is the definition, and its layers to `_PROGRAMS` here; tests compare
+model, add its forward pass to `networks`, which is the definition, and its layers to `programs`; tests compare
 both with a loop over patients. The element-wise half of a cell is in `gates` (torch) and `fused_gates` (numba: one
 pass over memory instead of a dozen), with every formula; the products are in `products`.
 
@@ -35,54 +35,51 @@ for it where it runs, and an arithmetic that it finds rows for may serve trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from fedtwin_client.networks import (
-    GatedRecurrentUnit,
-    Logistic,
-    LongShortTermMemory,
-    MinimalGatedUnit,
-    Network,
-    Perceptron,
-    TemporalConvolution,
-)
+from fedtwin_client.networks import Network, build_network
+from fedtwin_client.training.arithmetic import TORCH, Arithmetic, available_arithmetic
 from fedtwin_client.training.batch import Batch
-from fedtwin_client.training.chunks import Chunk, chunk_rows, cut_tile
-from fedtwin_client.training.fused_gates import FusedGates
-from fedtwin_client.training.gates import Gates, TorchGates
-from fedtwin_client.training.layers import (
-    CausalConvolution,
-    Dense,
-    GatedRecurrentUnits,
-    Layer,
-    LongShortTermMemoryCells,
-    MinimalGatedUnits,
-)
-from fedtwin_client.training.patient_gradients import PatientGradients
-from fedtwin_client.training.products import MatrixProducts, OneDnnProducts, Products, make_rows
+from fedtwin_client.training.chunks import CHUNK_ROWS, Chunk, chunk_rows, cut_tile
+from fedtwin_client.training.patient_gradients import OpacusGradients, PatientGradients
+from fedtwin_client.training.products import make_rows
+from fedtwin_client.training.programs import PROGRAMS, Shape
+from fedtwin_client.training.row_check import find_moved_rows
+from fedtwin_shared.models import initialise
+from fedtwin_shared.study import Study
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arithmetic:
-    """What an engine computes with. A performance knob: it changes rounding, never what is computed."""
+def make_patient_gradients(network: nn.Module, positive_weight: float) -> PatientGradients:
+    """Return the fastest engine that is fit for private training of this network on this machine; the last is Opacus.
 
-    name: str
-    gates: Gates
-    products: Products
+    - an arithmetic that moves a row when others change is passed over
+    """
+    if type(network) in PROGRAMS:
+        assert isinstance(network, Network)
+        for arithmetic in available_arithmetic():
+            if _keeps_rows(network.study, arithmetic):
+                return TapedGradients(network, positive_weight, arithmetic)
+    return OpacusGradients(network, positive_weight)
 
 
-TORCH = Arithmetic(name="torch", gates=TorchGates(), products=MatrixProducts())
-NUMBA = Arithmetic(name="numba", gates=FusedGates(), products=MatrixProducts())
-ONEDNN = Arithmetic(name="onednn", gates=FusedGates(), products=OneDnnProducts())
-
-
-def available_arithmetic() -> tuple[Arithmetic, ...]:
-    """Return what runs here on the CPU, the fastest first, as `fedtwin simulate bench private-step` measured them."""
-    return (NUMBA, *((ONEDNN,) if OneDnnProducts.is_available() else ()), TORCH)
+@lru_cache(maxsize=64)
+def _keeps_rows(study: Study, arithmetic: Arithmetic) -> bool:
+    """Whether no row of a made-up tile moves, with the weights of nobody's model: one chunk, once a process."""
+    generator = torch.Generator().manual_seed(0)
+    network = build_network(study, initialise(study))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(generator=generator)
+    shape = (CHUNK_ROWS // 2, 2, study.features.steps, len(study.feature_names()))
+    tile = Batch(
+        x=torch.randn(shape, generator=generator),
+        mask=torch.rand(shape, generator=generator) < 0.5,
+        y=(torch.rand(shape[0], generator=generator) < 0.5).float(),
+    )
+    return not find_moved_rows(TapedGradients(network, 1.0, arithmetic), tile)
 
 
 class TapedGradients:
@@ -95,7 +92,7 @@ class TapedGradients:
     """
 
     def __init__(self, network: nn.Module, positive_weight: float, arithmetic: Arithmetic | None = None) -> None:
-        if type(network) not in _PROGRAMS:
+        if type(network) not in PROGRAMS:
             raise TypeError(
                 f"expected a model of the registry, found {type(network).__name__}: use OpacusGradients for a network "
                 "of nn.Linear layers"
@@ -134,50 +131,13 @@ class TapedGradients:
             return self._gradients
 
 
-def find_moved_rows(gradients: PatientGradients, tile: Batch, *, seed: int = 0) -> tuple[int, ...]:
-    """Return the slots of a full tile whose rows change a bit when patients trade places, leave, or are replaced.
-
-    The tile should be made up: a public one shows the same as a hospital's. The permutation comes from `seed`.
-    """
-    slots = len(tile)
-    everybody = torch.ones(slots, dtype=torch.bool)
-    expected = gradients(tile, everybody).clone()
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(slots, generator=generator)
-    moved = Batch(x=tile.x[order], mask=tile.mask[order], y=tile.y[order])
-    same = torch.empty(slots, dtype=torch.bool)
-    same[order] = _equal_bits(gradients(moved, everybody), expected[order])
-    stay = torch.rand(slots, generator=generator) < 0.5
-    other = torch.randn(tile.x.shape, generator=generator) * 1e3
-    thinned = _replace(moved, stay, Batch(x=0 * other, mask=torch.zeros_like(tile.mask), y=0 * tile.y))
-    replaced = _replace(moved, stay, Batch(x=other, mask=torch.ones_like(tile.mask), y=1 - moved.y))
-    for others, filled in ((thinned, stay), (replaced, everybody)):
-        rows = gradients(others, filled)
-        same[order[stay]] &= _equal_bits(rows[stay], expected[order[stay]])
-    return tuple(torch.nonzero(~same).flatten().tolist())
-
-
-def _replace(tile: Batch, stay: Tensor, others: Batch) -> Batch:
-    """Return the tile with other patients in the slots that do not stay."""
-    return Batch(
-        x=torch.where(stay[:, None, None, None], tile.x, others.x),
-        mask=torch.where(stay[:, None, None, None], tile.mask, others.mask),
-        y=torch.where(stay, tile.y, others.y),
-    )
-
-
-def _equal_bits(one: Tensor, other: Tensor) -> Tensor:
-    """Return bool[rows], comparing bits: NaN equals NaN."""
-    return (one.view(torch.int32) == other.view(torch.int32)).all(dim=1)
-
-
 class _Program:
     """A network's layers for chunks of one shape, and where each parameter's gradient goes."""
 
     def __init__(self, network: Network, *, steps: int, rows: int, arithmetic: Arithmetic) -> None:
         self.rows, self._network = rows, network
         self._mask_as_input = network.mask_as_input
-        self._stages = _PROGRAMS[type(network)](network, _Shape(steps=steps, rows=rows, arithmetic=arithmetic))
+        self._stages = PROGRAMS[type(network)](network, Shape(steps=steps, rows=rows, arithmetic=arithmetic))
         self._columns: list[dict[str, Tensor]] = []
         self._x = torch.empty(0)
 
@@ -237,131 +197,3 @@ class _Program:
         d = torch.zeros_like(logit)
         d[:used] = slope[owner] * chunk.weight
         return d
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    steps: int
-    rows: int
-    arithmetic: Arithmetic
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stage:
-    """A layer, its parameters by the names that the layer gives them, and what it takes of the value before."""
-
-    layer: Layer
-    parameters: Mapping[str, Tensor]
-    select: Callable[[Tensor], Tensor]
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value
-
-
-def _last_step(value: Tensor) -> Tensor:
-    return value[-1:]
-
-
-def _flatten_steps(x: Tensor) -> Tensor:
-    """Return [1, rows, time · features] of x[time, rows, features]."""
-    steps, rows, features = x.shape
-    flat = make_rows(x, 1, rows, steps * features)
-    flat.view(rows, steps, features).copy_(x.transpose(0, 1))
-    return flat
-
-
-def _dense(linear: nn.Module, shape: _Shape, select: Callable[[Tensor], Tensor], *, squash: bool = False) -> _Stage:
-    assert isinstance(linear, nn.Linear)
-    layer = Dense(
-        linear.weight, linear.bias, steps=1, rows=shape.rows, products=shape.arithmetic.products, squash=squash
-    )
-    return _Stage(layer=layer, parameters={"weight": linear.weight, "bias": linear.bias}, select=select)
-
-
-def _logistic(network: Network, shape: _Shape) -> list[_Stage]:
-    assert isinstance(network, Logistic)
-    return [_dense(network.head, shape, _flatten_steps)]
-
-
-def _perceptron(network: Network, shape: _Shape) -> list[_Stage]:
-    assert isinstance(network, Perceptron)
-    first, *others = network.hidden
-    return [
-        _dense(first, shape, _flatten_steps, squash=True),
-        *(_dense(linear, shape, _whole, squash=True) for linear in others),
-        _dense(network.head, shape, _whole),
-    ]
-
-
-def _recurrent(network: Network, shape: _Shape) -> list[_Stage]:
-    assert isinstance(network, LongShortTermMemory | GatedRecurrentUnit)
-    make = LongShortTermMemoryCells if isinstance(network, LongShortTermMemory) else GatedRecurrentUnits
-    stages = []
-    for inputs, recurrent in zip(network.input, network.recurrent, strict=True):
-        assert isinstance(inputs, nn.Linear)
-        assert isinstance(recurrent, nn.Linear)
-        parameters = {"input": inputs.weight, "recurrent": recurrent.weight, "bias": inputs.bias}
-        layer = make(
-            inputs.weight,
-            recurrent.weight,
-            inputs.bias,
-            steps=shape.steps,
-            rows=shape.rows,
-            products=shape.arithmetic.products,
-            gates=shape.arithmetic.gates,
-        )
-        stages.append(_Stage(layer=layer, parameters=parameters, select=_whole))
-    return [*stages, _dense(network.head, shape, _last_step)]
-
-
-def _minimal(network: Network, shape: _Shape) -> list[_Stage]:
-    assert isinstance(network, MinimalGatedUnit)
-    stages = []
-    for linear in network.gates:
-        assert isinstance(linear, nn.Linear)
-        layer = MinimalGatedUnits(
-            linear.weight,
-            linear.bias,
-            steps=shape.steps,
-            rows=shape.rows,
-            products=shape.arithmetic.products,
-            gates=shape.arithmetic.gates,
-        )
-        stages.append(_Stage(layer=layer, parameters={"weight": linear.weight, "bias": linear.bias}, select=_whole))
-    return [*stages, _dense(network.head, shape, _last_step)]
-
-
-def _convolutional(network: Network, shape: _Shape) -> list[_Stage]:
-    assert isinstance(network, TemporalConvolution)
-    wanted = [shape.steps - 1]
-    stages = [_dense(network.head, shape, _last_step)]
-    for index in reversed(range(len(network.convolution))):
-        linear = network.convolution[index]
-        assert isinstance(linear, nn.Linear)
-        layer = CausalConvolution(
-            linear.weight,
-            linear.bias,
-            taps=network.kernel,
-            dilation=2**index,
-            residual=index > 0,
-            wanted=wanted,
-            rows=shape.rows,
-            products=shape.arithmetic.products,
-        )
-        wanted = layer.needed
-        stages.append(_Stage(layer=layer, parameters={"weight": linear.weight, "bias": linear.bias}, select=_whole))
-    first = stages[-1]
-    steps = torch.tensor(wanted)
-    picks = _Stage(layer=first.layer, parameters=first.parameters, select=lambda x: x[steps])
-    return [picks, *reversed(stages[:-1])]
-
-
-_PROGRAMS: Mapping[type, Callable[[Network, _Shape], list[_Stage]]] = {
-    Logistic: _logistic,
-    Perceptron: _perceptron,
-    LongShortTermMemory: _recurrent,
-    GatedRecurrentUnit: _recurrent,
-    MinimalGatedUnit: _minimal,
-    TemporalConvolution: _convolutional,
-}

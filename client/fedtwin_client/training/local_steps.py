@@ -11,15 +11,16 @@ from fedtwin_client.cohort import Examples
 from fedtwin_client.networks import Network, build_network, extract_parameters
 from fedtwin_client.randomness import KeyStream, Randomness
 from fedtwin_client.training.batch import as_batch
+from fedtwin_client.training.engine import make_patient_gradients
 from fedtwin_client.training.gradient import PlainStep, Step
-from fedtwin_client.training.patient_gradients import MakeGradients, OpacusGradients
+from fedtwin_client.training.patient_gradients import MakeGradients
 from fedtwin_client.training.private_step import PrivateStep
 from fedtwin_client.training.sampling import draw_batch
 from fedtwin_shared.models import Parameters, initialise
 from fedtwin_shared.study import Participant, Study
 
 LOGGER: Final = logging.getLogger("fedtwin.training")
-MAKE_GRADIENTS: Final[MakeGradients] = OpacusGradients  # the engine of private training
+MAKE_GRADIENTS: Final[MakeGradients] = make_patient_gradients  # the engine of private training
 
 
 def train(

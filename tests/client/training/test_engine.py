@@ -16,8 +16,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fedtwin_client.cohort import Examples
 from fedtwin_client.networks import Network, build_network
 from fedtwin_client.training import chunks
+from fedtwin_client.training import engine as engines
+from fedtwin_client.training.arithmetic import Arithmetic, available_arithmetic
 from fedtwin_client.training.batch import Batch, as_batch
-from fedtwin_client.training.engine import Arithmetic, TapedGradients, available_arithmetic, find_moved_rows
+from fedtwin_client.training.engine import TapedGradients, make_patient_gradients
+from fedtwin_client.training.row_check import find_moved_rows
 from fedtwin_shared.models import parameter_shapes
 from fedtwin_shared.study import Study
 from tests.client.small import make_examples, small_study
@@ -168,6 +171,20 @@ def test_a_row_that_others_move_by_one_bit_is_found() -> None:
     batch = as_batch(make_examples(study, 21))
     engine = TapedGradients(make_network(study), POSITIVE_WEIGHT)
     assert find_moved_rows(ByTheBatch(engine), batch, seed=2)
+
+
+def test_an_engine_that_moves_rows_is_not_chosen_for_private_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = engine_study("gru")
+    network = make_network(study)
+    assert make_patient_gradients(network, 1.0).name == ENGINES[0].name
+    engines._keeps_rows.cache_clear()
+    monkeypatch.setattr(engines, "find_moved_rows", lambda gradients, tile: (0,) * (gradients.name != "torch"))
+    assert make_patient_gradients(network, 1.0).name == "torch"
+    engines._keeps_rows.cache_clear()
+    monkeypatch.setattr(engines, "find_moved_rows", lambda gradients, tile: (3,))
+    assert make_patient_gradients(network, 1.0).name == "opacus"
+    engines._keeps_rows.cache_clear()
+    assert make_patient_gradients(nn.Sequential(nn.Linear(2, 1)), 1.0).name == "opacus"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

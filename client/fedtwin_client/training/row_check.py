@@ -1,0 +1,46 @@
+"""Whether an engine's rows stay the same, bit for bit, whoever is in the other slots: measured where it runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedtwin_client.training.batch import Batch
+from fedtwin_client.training.patient_gradients import PatientGradients
+
+
+def find_moved_rows(gradients: PatientGradients, tile: Batch, *, seed: int = 0) -> tuple[int, ...]:
+    """Return the slots of a full tile whose rows change a bit when patients trade places, leave, or are replaced.
+
+    The tile should be made up: a public one shows the same as a hospital's. The permutation comes from `seed`.
+    """
+    slots = len(tile)
+    everybody = torch.ones(slots, dtype=torch.bool)
+    expected = gradients(tile, everybody).clone()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(slots, generator=generator)
+    moved = Batch(x=tile.x[order], mask=tile.mask[order], y=tile.y[order])
+    same = torch.empty(slots, dtype=torch.bool)
+    same[order] = _equal_bits(gradients(moved, everybody), expected[order])
+    stay = torch.rand(slots, generator=generator) < 0.5
+    other = torch.randn(tile.x.shape, generator=generator) * 1e3
+    thinned = _replace(moved, stay, Batch(x=0 * other, mask=torch.zeros_like(tile.mask), y=0 * tile.y))
+    replaced = _replace(moved, stay, Batch(x=other, mask=torch.ones_like(tile.mask), y=1 - moved.y))
+    for others, filled in ((thinned, stay), (replaced, everybody)):
+        rows = gradients(others, filled)
+        same[order[stay]] &= _equal_bits(rows[stay], expected[order[stay]])
+    return tuple(torch.nonzero(~same).flatten().tolist())
+
+
+def _replace(tile: Batch, stay: Tensor, others: Batch) -> Batch:
+    """Return the tile with other patients in the slots that do not stay."""
+    return Batch(
+        x=torch.where(stay[:, None, None, None], tile.x, others.x),
+        mask=torch.where(stay[:, None, None, None], tile.mask, others.mask),
+        y=torch.where(stay, tile.y, others.y),
+    )
+
+
+def _equal_bits(one: Tensor, other: Tensor) -> Tensor:
+    """Return bool[rows], comparing bits: NaN equals NaN."""
+    return (one.view(torch.int32) == other.view(torch.int32)).all(dim=1)
