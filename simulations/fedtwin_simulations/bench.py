@@ -26,6 +26,7 @@ from fedtwin_simulations.deployment import (
     install,
     run_command,
 )
+from fedtwin_simulations.ingest_bench import bench_ingest
 from fedtwin_simulations.ledger_bench import bench_ledger
 from fedtwin_simulations.one_process import run_study
 from fedtwin_simulations.results import Bench, BenchRow
@@ -87,7 +88,12 @@ def bench_round(say: Say) -> Bench:
     )
 
 
-BENCHES: Mapping[str, Callable[[Say], Bench]] = {"round": bench_round, "store": bench_store, "ledger": bench_ledger}
+BENCHES: Mapping[str, Callable[[Say], Bench]] = {
+    "round": bench_round,
+    "store": bench_store,
+    "ledger": bench_ledger,
+    "ingest": bench_ingest,
+}
 
 
 def tiny_experiment() -> Experiment:
