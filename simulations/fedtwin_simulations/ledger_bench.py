@@ -253,13 +253,14 @@ def _round(number: int, blocks: tuple[str, ...], price: int) -> tuple[Entry, ...
             time=2,
             salt=salt,
             task=task,
-            plan=digest(b"round plan"),
             blocks=blocks,
             uses=(NOISE,),
             price=price,
             membership=digest(b"membership"),
         ),
         Start(time=2, salt=salt, task=task),
-        Seal(time=2, salt=salt, task=task, output=digest(salt.encode()), code=digest(b"code")),
+        Seal(
+            time=2, salt=salt, task=task, plan=digest(b"round plan"), output=digest(salt.encode()), code=digest(b"code")
+        ),
         Release(time=2, salt=salt, task=task, recipient=RECIPIENT, checkpoint=number),
     )
