@@ -96,7 +96,7 @@ class FileJournal:
     def seal(self, key: TaskKey, answer: SealedAnswer) -> None:
         """See `Journal.seal`."""
         check_open(key, self._account, self._places)
-        data = _encode(answer)
+        data = encode_answer(answer)
         with self._report_failure():
             place = _Place(offset=os.fstat(self._answers).st_size, length=len(data), sha256=digest(data))
             self._disk.append(self._answers, data)
@@ -112,7 +112,7 @@ class FileJournal:
             return None
         with self._report_failure():
             data = os.pread(self._answers, place.length, place.offset)
-        return _decode(data) if digest(data) == place.sha256 else None
+        return decode_answer(data) if digest(data) == place.sha256 else None
 
     def charged(self, study: str) -> Spend:
         """See `Journal.charged`."""
@@ -250,7 +250,8 @@ def _integer(value: Json) -> int:
     return value
 
 
-def _encode(answer: SealedAnswer) -> bytes:
+def encode_answer(answer: SealedAnswer) -> bytes:
+    """Return an answer as bytes from which `decode_answer` makes it again, bit for bit."""
     buffer = io.BytesIO()
     arrays = {f"array:{name}": np.asarray(array) for name, array in answer.arrays.items()}
     plan, envelope = (np.frombuffer(data, dtype=np.uint8) for data in (answer.plan.encode(), answer.envelope))
@@ -258,7 +259,8 @@ def _encode(answer: SealedAnswer) -> bytes:
     return buffer.getvalue()
 
 
-def _decode(data: bytes) -> SealedAnswer:
+def decode_answer(data: bytes) -> SealedAnswer:
+    """Return the answer that `encode_answer` wrote; for bytes whose digest was checked."""
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         return SealedAnswer(
             plan=stored["plan"].tobytes().decode(),

@@ -84,7 +84,7 @@ class JournalContract:
 
     def test_the_last_answer_of_each_task_is_kept(self, journal: Journal) -> None:
         for number, task in enumerate((Task.TRAIN, Task.EVALUATE, Task.TRAIN), start=1):
-            journal.charge(key(round_=number, task=task), Spend(), limit=LIMIT)
+            journal.charge(key(round_=number, task=task), Spend(steps=1), limit=LIMIT)
             journal.seal(key(round_=number, task=task), answer(number))
         assert_same(journal.sealed(key(round_=3)), answer(3))
         assert_same(journal.sealed(key(round_=2, task=Task.EVALUATE)), answer(2))

@@ -1,0 +1,311 @@
+"""The journal of a hospital as a privacy ledger: every charge and every answer is an entry that an auditor can check.
+
+Design note: `charge` writes RESERVE and START in one commit, because training follows at once; `seal` keeps the
+answer's bytes and then writes SEAL and RELEASE in one commit, before the answer leaves. A crash before the first commit
+means that nothing was trained; between the two, that the attempt is spent; after the second, that the same bytes can be
+sent again. There is one admission epoch, so every patient stays in blocks that have paid for all that went before, and
+all blocks of a study's part are charged: who takes part in a study is never narrowed to save budget.
+
+After a failed write nobody knows what the disk holds, so the object refuses to go on; a new one reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from fedtwin_client.file_journal import decode_answer, encode_answer
+from fedtwin_client.journal import JournalError, SealedAnswer, Spend, TaskKey
+from fedtwin_shared.errors import FedtwinError, VerificationError
+from fedtwin_shared.ledger import entry as entries
+from fedtwin_shared.ledger.account import PLACES, BudgetExceededError, LedgerState, Phase, StudyAccount, TransitionError
+from fedtwin_shared.ledger.database import LedgerError, sync_folder
+from fedtwin_shared.ledger.encoding import encode_entry, parse_entry
+from fedtwin_shared.ledger.mechanism import Mechanism, Use
+from fedtwin_shared.ledger.renyi import price_uses
+from fedtwin_shared.ledger.state import History, verify_history
+from fedtwin_shared.ledger.store import LogReader, LogWriter, NewEntry
+from fedtwin_shared.ledger.study_programme import TEST, TRAIN, StudyProgramme
+from fedtwin_shared.round import RefusalCode
+from fedtwin_shared.signing import digest
+
+LEDGER: Final = "ledger.sqlite"
+ANSWERS: Final = "answers"
+SALT_BYTES: Final = 16
+NOT_COSIGNED: Final = 0  # size of the checkpoint that left with an answer: none did
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifetimeClaim:
+    """With what an empty ledger begins; fixed for its life, but for the site policy. Fields: see `entry.Policy`."""
+
+    epsilon: Decimal
+    delta: Decimal
+    order: int
+    programme: tuple[Use, ...]
+    signer: str
+    site_policy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """Salted digests of who is in a study's cohort and of the keyed map from patients to blocks."""
+
+    cohort: str
+    blocks: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the journal asks of the rest of the hospital. code, recipient: see `entry.Seal` and `entry.Release`.
+
+    find_programme: of an approved study, by digest. clock: seconds since 1970. draw: that many private random bytes.
+    """
+
+    find_programme: Callable[[str], StudyProgramme | None]
+    find_membership: Callable[[TaskKey], Membership]
+    code: str
+    recipient: str
+    clock: Callable[[], float]
+    draw: Callable[[int], bytes]
+
+
+class LedgerJournal:
+    """The journal of a hospital, in a folder of its own.
+
+    - a second process that opens the same folder gets a `JournalError`
+    - an entry that does not follow from those before it is a `JournalError`, and nothing may be trained
+    - a ledger that was begun with another claim is a `JournalError`
+    - after a failed write `broken` is true and every charge and seal raises, until the folder is opened again
+    """
+
+    def __init__(self, folder: Path, *, claim: LifetimeClaim, surroundings: Surroundings) -> None:
+        self.broken = False
+        self._folder, self._surroundings = folder, surroundings
+        self._history = History()
+        with contextlib.ExitStack() as stack, self._report_failure():
+            (folder / ANSWERS).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._log = stack.enter_context(LogWriter(folder / LEDGER))
+            for data in self._log.entries():
+                self._history.add(parse_entry(data))
+            self._open(claim)
+            sync_folder(folder)
+            self._files = stack.pop_all()
+
+    def charge(self, key: TaskKey, spend: Spend, *, limit: Spend) -> RefusalCode | None:
+        """See `Journal.charge`. A task that costs nothing is not one that a study foresees, and is refused."""
+        if spend == Spend():
+            return RefusalCode.POLICY
+        with self._report_failure():
+            if str(_ledger_key(key)) in self._history.now.tasks:
+                return RefusalCode.ATTEMPT_SPENT
+            if not (self.charged(key.study) + spend).within(limit):
+                return RefusalCode.BUDGET_SPENT
+            programme = self._surroundings.find_programme(key.study)
+            if programme is None:
+                return RefusalCode.STUDY_UNKNOWN
+            try:
+                self._enrol(key, programme)
+                # A crash before this returns means that nothing was trained; after it, that the attempt is spent.
+                self._write(self._reservation(key, programme, spend))
+            except BudgetExceededError:
+                return RefusalCode.BUDGET_SPENT
+            except TransitionError:
+                return RefusalCode.POLICY
+        return None
+
+    def seal(self, key: TaskKey, answer: SealedAnswer) -> None:
+        """See `Journal.seal`."""
+        task = str(_ledger_key(key))
+        kept = self._history.now.tasks.get(task)
+        if kept is None or kept.phase is not Phase.STARTED:
+            raise RuntimeError("expected a key that is charged and not sealed")
+        data = encode_answer(answer)
+        surroundings = self._surroundings
+        with self._report_failure():
+            _write_file(self._answer_file(task), data)
+            # A crash here leaves bytes that no entry names: the attempt is spent, nothing has left.
+            time, salts = self._now(), [self._salt(), self._salt()]
+            seal = entries.Seal(
+                time=time, salt=salts[0], task=task, plan=answer.plan, output=digest(data), code=surroundings.code
+            )
+            release = entries.Release(
+                time=time, salt=salts[1], task=task, recipient=surroundings.recipient, checkpoint=NOT_COSIGNED
+            )
+            self._write([seal, release])
+
+    def sealed(self, key: TaskKey) -> SealedAnswer | None:
+        """See `Journal.sealed`. An answer whose bytes were lost or damaged counts as not sealed."""
+        task = str(_ledger_key(key))
+        with self._report_failure():
+            position = self._log.find(task, entries.Seal.TYPE)
+            if position is None:
+                return None
+            (written,) = (parse_entry(data) for data in self._log.entries(position, position + 1))
+            try:
+                data = self._answer_file(task).read_bytes()
+            except FileNotFoundError:
+                return None
+        return decode_answer(data) if isinstance(written, entries.Seal) and digest(data) == written.output else None
+
+    def charged(self, study: str) -> Spend:
+        """See `Journal.charged`."""
+        account = self._history.now.studies.get(study)
+        return Spend() if account is None else spend_of(account)
+
+    @property
+    def state(self) -> LedgerState:
+        """What the ledger adds up to."""
+        return self._history.state
+
+    def close(self) -> None:
+        """Give the folder free for another process."""
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, claim: LifetimeClaim) -> None:
+        opening = self._history.now.policy
+        policy = entries.Policy(
+            time=self._now(),
+            salt=self._salt(),
+            epsilon=claim.epsilon,
+            delta=claim.delta,
+            order=claim.order,
+            programme=claim.programme,
+            signer=claim.signer,
+            site_policy=claim.site_policy,
+        )
+        if opening is None:
+            self._write([policy, entries.Epoch(time=policy.time, salt=self._salt(), number=0)])
+        elif replace(policy, time=opening.time, salt=opening.salt) != opening:
+            self._write([policy])  # refused for whatever changed but the site policy
+
+    def _enrol(self, key: TaskKey, programme: StudyProgramme) -> None:
+        if key.study not in self._history.now.studies:
+            enrolment = entries.Enrolment(
+                time=self._now(), salt=self._salt(), study=key.study, plan=programme.plan, parts=programme.parts
+            )
+            self._write([enrolment])
+
+    def _reservation(self, key: TaskKey, programme: StudyProgramme, spend: Spend) -> list[entries.Entry]:
+        task, state, time = _ledger_key(key), self._history.now, self._now()
+        number = state.studies[key.study].number
+        parts = {TRAIN} if spend.releases == 0 else {TEST} if spend.steps == 0 else {TRAIN, TEST}
+        blocks = sorted(name for name, block in state.blocks.items() if block.part_of(number) in parts)
+        asked: list[tuple[Mechanism, int]] = [
+            (programme.training, spend.steps),
+            (programme.evaluation, spend.releases),
+        ]
+        uses = tuple(Use(mechanism=mechanism, count=count) for mechanism, count in asked if count)
+        price = price_uses(uses)
+        if price is None:
+            raise BudgetExceededError(field="charge", expected="noise", found="a mechanism without")
+        membership = self._surroundings.find_membership(key)
+        cohort = entries.CohortDigest(time=time, salt=self._salt(), round=task.round_key, cohort=membership.cohort)
+        reserve = entries.Reserve(
+            time=time,
+            salt=self._salt(),
+            task=str(task),
+            blocks=tuple(blocks),
+            uses=uses,
+            price=price[PLACES[state.in_force.order]],
+            membership=membership.blocks,
+        )
+        start = entries.Start(time=time, salt=self._salt(), task=str(task))
+        return [reserve, start] if task.round_key in state.rounds else [cohort, reserve, start]
+
+    def _write(self, written: Sequence[entries.Entry]) -> None:
+        """Append what follows from the ledger so far; then raise `TransitionError` for the first that does not."""
+        admitted: list[NewEntry] = []
+        refused: TransitionError | None = None
+        for entry in written:
+            body = encode_entry(entry)
+            try:
+                self._history.add(entry)
+            except TransitionError as err:
+                refused = err
+                break
+            admitted.append(NewEntry(key=entry.key, kind=entry.TYPE, body=body))
+        if admitted:
+            self._log.append(admitted)
+        if refused is not None:
+            raise refused
+
+    def _now(self) -> int:
+        """The clock may be set back; the ledger's time may not."""
+        return max(int(self._surroundings.clock()), self._history.now.time)
+
+    def _salt(self) -> str:
+        return self._surroundings.draw(SALT_BYTES).hex()
+
+    def _answer_file(self, task: str) -> Path:
+        return self._folder / ANSWERS / f"{digest(task.encode())}.npz"
+
+    @contextlib.contextmanager
+    def _report_failure(self) -> Iterator[None]:
+        if self.broken:
+            raise JournalError(file=self._folder, expected="to be opened again", found="an earlier failed write")
+        try:
+            yield
+        except (LedgerError, TransitionError, VerificationError) as err:
+            self.broken = True
+            raise _journal_error(self._folder, err) from err
+        except OSError as err:
+            self.broken = True
+            raise JournalError(
+                file=self._folder, expected="a disk that reads and writes", found=err.strerror or type(err).__name__
+            ) from err
+
+
+def read_ledger(folder: Path) -> LedgerState | None:
+    """Return what a hospital's ledger adds up to, without its lock: also while the hospital runs. None: no ledger.
+
+    Raises `JournalError`.
+    """
+    if not (folder / LEDGER).exists():
+        return None
+    try:
+        with LogReader(folder / LEDGER) as log:
+            return verify_history(log.entries())
+    except (LedgerError, TransitionError, VerificationError) as err:
+        raise _journal_error(folder, err) from err
+
+
+def spend_of(account: StudyAccount) -> Spend:
+    """Return the steps and releases that were charged for a study: the first mechanism of either part."""
+    parts, used = account.enrolment.parts, account.used
+    first = {part.name: used.get((part.name, part.programme[0].mechanism), 0) for part in parts}
+    return Spend(steps=first.get(TRAIN, 0), releases=first.get(TEST, 0))
+
+
+def _ledger_key(key: TaskKey) -> entries.TaskKey:
+    return entries.TaskKey(study=key.study, run=key.run, round=key.round, attempt=key.attempt, task=key.task.value)
+
+
+def _journal_error(folder: Path, err: FedtwinError) -> JournalError:
+    return JournalError(file=err.file or folder, field=err.field, expected=err.expected, found=err.found)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, durable on return."""
+    draft = path.with_suffix(".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)

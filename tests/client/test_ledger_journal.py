@@ -1,0 +1,281 @@
+"""A hospital's ledger keeps the contract of every journal, and an auditor finds in it exactly what was charged."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from fedtwin_client.journal import Journal, JournalError, Spend, TaskKey
+from fedtwin_client.ledger_journal import (
+    ANSWERS,
+    LEDGER,
+    LedgerJournal,
+    LifetimeClaim,
+    Membership,
+    Surroundings,
+    read_ledger,
+)
+from fedtwin_shared.ledger.account import Phase
+from fedtwin_shared.ledger.encoding import parse_entry
+from fedtwin_shared.ledger.entry import Part
+from fedtwin_shared.ledger.mechanism import Gaussian, NotPrivate, PoissonGaussian, Use
+from fedtwin_shared.ledger.second_opinion import verify_prices
+from fedtwin_shared.ledger.state import verify_history
+from fedtwin_shared.ledger.store import LogReader
+from fedtwin_shared.ledger.study_programme import StudyProgramme, plan_programme
+from fedtwin_shared.round import RefusalCode, Task
+from fedtwin_shared.signing import digest
+from tests.client.setting import make_setting
+from tests.contracts.journal_contract import LIMIT, STUDY, JournalContract, answer, assert_same, key
+from tests.world import make_world
+
+TRAINING = PoissonGaussian(sampling_rate=Decimal("0.01"), noise_multiplier=Decimal(2))
+EVALUATION = Gaussian(noise_multiplier=Decimal(20))
+WHOLE = (Use(mechanism=TRAINING, count=10), Use(mechanism=EVALUATION, count=2))
+# The contract also charges steps and histograms at once, so both parts may run both.
+PROGRAMME = StudyProgramme(
+    plan=digest(b"signed study"),
+    training=TRAINING,
+    evaluation=EVALUATION,
+    parts=(Part(name="test", programme=WHOLE[::-1]), Part(name="train", programme=WHOLE)),
+)
+CLAIM = LifetimeClaim(
+    epsilon=Decimal(8),
+    delta=Decimal("0.000001"),
+    order=8,
+    programme=WHOLE,
+    signer="ed25519:" + "A" * 43 + "=",
+    site_policy=digest(b"policy"),
+)
+SURROUNDINGS = Surroundings(
+    find_programme=lambda _: PROGRAMME,
+    find_membership=lambda key: Membership(cohort=digest(str(key).encode()), blocks=digest(b"map")),
+    code=digest(b"code"),
+    recipient="ed25519:" + "B" * 42 + "A=",
+    clock=itertools.count(1_800_000_000).__next__,
+    draw=os.urandom,
+)
+
+
+def open_journal(folder: Path) -> LedgerJournal:
+    return LedgerJournal(folder, claim=CLAIM, surroundings=SURROUNDINGS)
+
+
+class TestLedgerJournal(JournalContract):
+    @pytest.fixture
+    def journal(self, tmp_path: Path) -> Iterator[Journal]:
+        with open_journal(tmp_path / "ledger") as journal:
+            yield journal
+            # Whatever the contract did, an auditor reads the same from the bytes alone.
+            assert read_ledger(tmp_path / "ledger") == journal.state
+
+
+def test_everything_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.charge(key(), Spend(steps=3), limit=LIMIT)
+        journal.seal(key(), answer())
+        journal.charge(key(round_=2), Spend(steps=4), limit=LIMIT)
+        before = journal.state
+    with open_journal(tmp_path) as journal:
+        assert journal.state == before
+        assert journal.charged(STUDY) == Spend(steps=7)
+        assert_same(journal.sealed(key()), answer())
+        assert journal.sealed(key(round_=2)) is None
+        assert journal.charge(key(round_=2), Spend(steps=1), limit=LIMIT) is RefusalCode.ATTEMPT_SPENT
+        journal.seal(key(round_=2), answer(2))
+        assert_same(journal.sealed(key(round_=2)), answer(2))
+
+
+def test_a_task_goes_through_every_step_and_nothing_is_there_in_clear(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.charge(key(), Spend(steps=3), limit=LIMIT)
+        (task,) = journal.state.tasks.values()
+        assert task.phase is Phase.STARTED
+        journal.seal(key(), answer())
+        (task,) = journal.state.tasks.values()
+        assert task.phase is Phase.RELEASED
+    with LogReader(tmp_path / LEDGER) as log:
+        kinds = [parse_entry(data).TYPE for data in log.entries()]
+    assert kinds == ["policy", "epoch", "enrolment", "cohort", "reserve", "start", "seal", "release"]
+
+
+def test_steps_are_charged_to_training_patients_and_histograms_to_test_patients(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.charge(key(), Spend(steps=3), limit=LIMIT)
+        after_training = journal.state
+        journal.charge(key(task=Task.EVALUATE), Spend(releases=1), limit=LIMIT)
+        after_evaluation = journal.state
+        assert journal.charged(STUDY) == Spend(steps=3, releases=1)
+    assert after_training.spent("0/1.train") > 0
+    assert after_training.spent("0/1.test") == after_training.spent("0") == 0
+    assert after_evaluation.spent("0/1.train") == after_training.spent("0/1.train")
+    assert after_evaluation.spent("0/1.test") > 0
+
+
+def test_the_lifetime_ends_across_studies_and_runs(tmp_path: Path) -> None:
+    """The study's own limit allows it; the patients' lifetime does not."""
+    dear = Use(mechanism=Gaussian(noise_multiplier=Decimal("1.4")), count=1)
+    programme = replace(PROGRAMME, training=dear.mechanism, parts=(Part(name="train", programme=(dear,)),))
+    surroundings = replace(SURROUNDINGS, find_programme=lambda _: programme)
+    with LedgerJournal(tmp_path, claim=CLAIM, surroundings=surroundings) as journal:
+        for number, study in enumerate(("1" * 64, "2" * 64, "3" * 64, "4" * 64)):
+            refusal = journal.charge(key(study=study), Spend(steps=1), limit=LIMIT)
+            assert (refusal is None) == (number < 3), number
+        assert refusal is RefusalCode.BUDGET_SPENT
+        assert not journal.broken
+        assert journal.charged("4" * 64) == Spend()
+    state = read_ledger(tmp_path)
+    assert state is not None
+    assert all(state.spent(name) <= state.budget for name in state.blocks)
+
+
+def test_what_no_ledger_may_hold_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    free = Use(mechanism=NotPrivate(), count=10)
+    programme = replace(PROGRAMME, training=NotPrivate(), parts=(Part(name="train", programme=(free,)),))
+    for found, code in ((programme, RefusalCode.BUDGET_SPENT), (None, RefusalCode.STUDY_UNKNOWN)):
+        surroundings = replace(SURROUNDINGS, find_programme={STUDY: found}.get)
+        with LedgerJournal(tmp_path, claim=CLAIM, surroundings=surroundings) as journal:
+            assert journal.charge(key(), Spend(steps=1), limit=LIMIT) is code
+            assert journal.state.tasks == {}
+    with open_journal(tmp_path) as journal:
+        assert journal.charge(key(), Spend(), limit=LIMIT) is RefusalCode.POLICY
+
+
+def test_more_than_the_approved_programme_is_refused_whatever_the_limit_says(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        beyond = Spend(steps=1000)
+        assert journal.charge(key(), Spend(steps=11), limit=beyond) is RefusalCode.POLICY
+        assert journal.charge(key(), Spend(steps=10), limit=beyond) is None
+
+
+@pytest.mark.parametrize("change", [{"epsilon": Decimal(9)}, {"delta": Decimal("0.00001")}, {"order": 9}])
+def test_a_ledger_keeps_the_claim_that_it_began_with(tmp_path: Path, change: dict[str, object]) -> None:
+    open_journal(tmp_path).close()
+    with pytest.raises(JournalError):
+        LedgerJournal(tmp_path, claim=replace(CLAIM, **change), surroundings=SURROUNDINGS)  # type: ignore[arg-type]  # its own fields
+    policy = replace(CLAIM, site_policy=digest(b"stricter"))
+    with LedgerJournal(tmp_path, claim=policy, surroundings=SURROUNDINGS) as journal:
+        assert journal.state.in_force.site_policy == digest(b"stricter")
+        assert journal.state.claims == (Decimal(8),)
+
+
+def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path) -> None:
+    open_journal(tmp_path).close()
+    late = replace(SURROUNDINGS, clock=lambda: 1.0)
+    with LedgerJournal(tmp_path, claim=CLAIM, surroundings=late) as journal:
+        assert journal.charge(key(), Spend(steps=1), limit=LIMIT) is None
+
+
+def test_a_second_process_gets_a_clear_error(tmp_path: Path) -> None:
+    with open_journal(tmp_path):
+        with pytest.raises(JournalError):
+            open_journal(tmp_path)
+        assert read_ledger(tmp_path) is not None
+    open_journal(tmp_path).close()
+
+
+def test_the_files_are_the_owners_alone(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.charge(key(), Spend(steps=3), limit=LIMIT)
+        journal.seal(key(), answer())
+    files = [tmp_path / LEDGER, *(tmp_path / ANSWERS).iterdir()]
+    assert len(files) == 2
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_damaged_or_lost_answer_counts_as_not_sealed(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        journal.charge(key(), Spend(steps=3), limit=LIMIT)
+        journal.seal(key(), answer())
+    (file,) = (tmp_path / ANSWERS).iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with open_journal(tmp_path) as journal:
+        assert journal.sealed(key()) is None
+        file.unlink()
+        assert journal.sealed(key()) is None
+        assert journal.charge(key(), Spend(steps=3), limit=LIMIT) is RefusalCode.ATTEMPT_SPENT
+
+
+def test_no_ledger_is_no_spending(tmp_path: Path) -> None:
+    assert read_ledger(tmp_path) is None
+
+
+def test_a_whole_round_of_a_hospital_is_in_its_ledger(tmp_path: Path) -> None:
+    world = make_world()
+    programme = plan_programme(world.study, plan=digest(b"signed study"))
+    surroundings = replace(SURROUNDINGS, find_programme=lambda _: programme)
+    with LedgerJournal(tmp_path, claim=CLAIM, surroundings=surroundings) as journal:
+        setting = make_setting(world=world, journal=journal)
+        plan = setting.plan()
+        first, arrays = setting.hospital.answer(plan, setting.model())
+        again, _ = setting.hospital.answer(plan, setting.model())
+        assert arrays
+        assert first == again
+    with LogReader(tmp_path / LEDGER) as log:
+        state = verify_history(log.entries())
+    verify_prices(state)
+    assert [task.phase for task in state.tasks.values()] == [Phase.RELEASED]
+    assert state.studies[world.study.digest].number == 1
+
+
+# Charges, trains (a line in a file that says so) and seals, until it is killed.
+VICTIM = """
+import os, sys
+from pathlib import Path
+from fedtwin_client.journal import Spend
+from tests.client.test_ledger_journal import LIMIT, answer, key, open_journal
+folder = Path(sys.argv[1])
+with open_journal(folder / "ledger") as journal:
+    for number in range(int(sys.argv[2]), 10**6):
+        if journal.charge(key(round_=number), Spend(steps=1), limit=Spend(steps=10**6)) is not None:
+            break
+        with (folder / "touched").open("a") as file:
+            file.write(f"{number}\\n")
+        journal.seal(key(round_=number), answer(number))
+        print(number, flush=True)
+"""
+
+
+def kill_one(folder: Path, first: int, lines: int) -> None:
+    """Start a hospital and kill it in the middle of whatever it does after `lines` answers."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2])])}
+    command = [sys.executable, "-c", VICTIM, str(folder), str(first)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_killed_hospital_never_touched_more_than_it_charged(tmp_path: Path) -> None:
+    for life in range(int(os.environ.get("FEDTWIN_KILLS", "2"))):
+        kill_one(tmp_path, first=1 + 100 * life, lines=life % 4)
+    with open_journal(tmp_path / "ledger") as journal:
+        state = journal.state
+        file = tmp_path / "touched"
+        touched = file.read_text(encoding="ascii").split() if file.exists() else []
+        assert len(touched) == len(set(touched)) <= journal.charged(STUDY).steps
+        for task in state.tasks.values():
+            assert task.phase in {Phase.STARTED, Phase.RELEASED}
+        for number in map(int, touched):
+            name = key(round_=number)
+            released = state.tasks[ledger_name(name)].phase is Phase.RELEASED
+            assert (journal.sealed(name) is not None) == released
+        assert journal.charge(key(round_=10**6), Spend(steps=1), limit=LIMIT) is None  # life goes on
+
+
+def ledger_name(name: TaskKey) -> str:
+    return f"{name.study}/{name.run}/{name.round}/{name.attempt}/{name.task.value}"
