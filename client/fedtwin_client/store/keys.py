@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -85,10 +86,8 @@ class KeyRing:
         self.damaged = 0  # records that could not be unwrapped
         self._secret, self._name, self._site = b"", b"", AESGCM(bytes(KEY))
         with self._report_failure():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not (folder / KEYS).exists():
-                self._secret = entropy(KEY)
-                self._rewrite(set(), set())
+            if not folder.exists() or not any(folder.iterdir()):
+                self._make()
             self._load()
         self._digest_key = self._derive(b"patient digest")
         self.names = AESGCM(self._derive(b"names"))
@@ -145,6 +144,17 @@ class KeyRing:
             self._rewrite(set(), self._forgotten - {digest})
         return was
 
+    def _make(self) -> None:
+        """Make the folder in one step: one that holds a site key and no patients' keys has lost them."""
+        folder = self.folder
+        self.folder = folder.with_name(f"{folder.name}.new")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(mode=0o700, parents=True)
+        self._secret = self._entropy(KEY)
+        self._rewrite(set(), set())
+        self.folder = self.folder.rename(folder)
+        _sync(folder.parent, self._disk)
+
     def _rewrite(self, without: set[bytes], forgotten: set[bytes]) -> None:
         """Write everything under a new site key and destroy the old one."""
         keys = {digest: key for digest, key in self._keys.items() if digest not in without}
@@ -178,6 +188,9 @@ class KeyRing:
         self._sync_folder()
 
     def _load(self) -> None:
+        if not (self.folder / KEYS).exists():
+            # To begin anew here would destroy the site key that a spare copy of the patients' keys needs.
+            raise StoreError(file=self.folder / KEYS, expected="the patients' keys", found="no such file")
         content = (self.folder / KEYS).read_bytes()
         if len(content) < _HEADER or not content.startswith(_MAGIC):
             raise StoreError(file=self.folder / KEYS, expected="a file of patients' keys", found="another file")
@@ -232,11 +245,7 @@ class KeyRing:
         return self.folder / f"{SITE_PREFIX}{name.hex()}.key"
 
     def _sync_folder(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._disk.sync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(self.folder, self._disk)
 
     @contextlib.contextmanager
     def _report_failure(self) -> Iterator[None]:
@@ -246,3 +255,11 @@ class KeyRing:
             raise StoreError(
                 file=self.folder, expected="a disk that reads and writes", found=err.strerror or type(err).__name__
             ) from err
+
+
+def _sync(folder: Path, disk: Disk) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        disk.sync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -156,3 +156,23 @@ def test_the_most_that_a_forget_asks_of_the_disk_is_covered_above(tmp_path: Path
     before = disk.left
     ring.forget(ring.digest("Ada"))
     assert before - disk.left <= 13
+
+
+def test_lost_patients_keys_are_named_and_the_site_key_stays(tmp_path: Path) -> None:
+    ring = KeyRing(tmp_path / "keys")
+    ring.create(digests(ring, "Ada"))
+    spare = (tmp_path / "keys" / KEYS).read_bytes()
+    (tmp_path / "keys" / KEYS).unlink()
+    with pytest.raises(StoreError, match="expected the patients' keys"):
+        KeyRing(tmp_path / "keys")
+    (tmp_path / "keys" / KEYS).write_bytes(spare)
+    again = KeyRing(tmp_path / "keys")
+    assert again.cipher(again.digest("Ada")) is not None
+
+
+@pytest.mark.parametrize("calls", range(8))
+def test_a_folder_that_was_half_made_is_made_again(tmp_path: Path, calls: int) -> None:
+    with contextlib.suppress(StoreError):
+        KeyRing(tmp_path / "keys", disk=FailingDisk(calls))
+    ring = KeyRing(tmp_path / "keys")
+    ring.create(digests(ring, "Ada"))
