@@ -23,7 +23,7 @@ from fedtwin_client.spending import StudySpending, describe_spending
 from fedtwin_client.studies import open_studies, read_study
 from fedtwin_shared.documents import SignedStudy
 from fedtwin_shared.errors import FedtwinError
-from fedtwin_shared.privacy import CAVEAT, compute_epsilon
+from fedtwin_shared.privacy import CAVEAT, accounted_delta, compute_epsilon
 from fedtwin_shared.round import Task, declared_arrays
 from fedtwin_shared.study import Study
 
@@ -111,8 +111,9 @@ def describe_request(study: Study) -> tuple[tuple[str, str], ...]:
     numbers = sum(int(np.prod(shape)) for shape in parameters.values())
     histogram = " × ".join(str(size) for size in next(iter(declared_arrays(study, Task.EVALUATE).values())))
     steps, releases = study.planned_steps, study.planned_evaluations
-    trained = compute_epsilon([study.training_event(steps)], delta=privacy.delta)
-    tested = compute_epsilon([study.evaluation_event(releases)], delta=privacy.delta)
+    delta = accounted_delta(privacy.delta)
+    trained = compute_epsilon([study.training_event(steps)], delta=delta)
+    tested = compute_epsilon([study.evaluation_event(releases)], delta=delta)
     return (
         ("study", f"{study.name}, version {study.version}, digest {study.digest}"),
         ("question", study.question),

@@ -13,7 +13,7 @@ from rich.table import Table
 from fedtwin_shared import conformance_cli
 from fedtwin_shared.documents import SignedStudy, verify_study
 from fedtwin_shared.errors import ConfigurationError
-from fedtwin_shared.privacy import CAVEAT, compute_epsilon, compute_epsilon_renyi
+from fedtwin_shared.privacy import CAVEAT, accounted_delta, compute_epsilon, compute_epsilon_renyi
 from fedtwin_shared.round import Task, declared_arrays
 
 EXIT_DOES_NOT_HOLD = 1
@@ -110,7 +110,7 @@ def verify(
 def describe_price(signed: SignedStudy) -> dict[str, object]:
     """Return what the study may cost one patient, by two accountants, and the arrays that may leave a site."""
     study = signed.study
-    delta = study.privacy.delta
+    delta = accounted_delta(study.privacy.delta)
     trained = study.training_event(study.planned_steps)
     tested = study.evaluation_event(study.planned_evaluations)
     return {

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fedtwin_shared.fields import Count, Key, NonNegative, Number, Positive, Rate, Section, Words, require
-from fedtwin_shared.privacy import Mechanism, PrivacyBudget, PrivacyEvent, compute_epsilon
+from fedtwin_shared.privacy import DELTA_SLACK, Mechanism, PrivacyBudget, PrivacyEvent, accounted_delta, compute_epsilon
 from fedtwin_shared.roster import Name
 from fedtwin_shared.signal import CATEGORIES, SIGNALS
 from fedtwin_shared.signing import canonical_json, digest
@@ -172,7 +172,7 @@ class Privacy(Section):
 
     mode: Literal["local", "none"] = "local"
     epsilon: Positive
-    delta: Annotated[Number, Field(gt=0, lt=1)]
+    delta: Annotated[Number, Field(gt=DELTA_SLACK, lt=1)]
     sampling_rate: Rate = 1.0
     # Far from the ends of float32, where noise would round away or overflow.
     clip: Annotated[Number, Field(ge=1e-6, le=1e6)] = 1.0
@@ -301,7 +301,7 @@ class Study(Section):
         A patient is in the training or in the test part, decided by their own id alone, so the two compose in
         parallel: the maximum, not the sum.
         """
-        delta = self.privacy.delta
+        delta = accounted_delta(self.privacy.delta)
         trained = compute_epsilon([self.training_event(steps)], delta=delta)
         tested = compute_epsilon([self.evaluation_event(releases)], delta=delta)
         return max(trained, tested)

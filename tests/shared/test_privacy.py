@@ -10,9 +10,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedtwin_shared.privacy import (
+    DELTA_SLACK,
     Mechanism,
     PrivacyBudget,
     PrivacyEvent,
+    accounted_delta,
     calibrate_noise,
     compute_epsilon,
     compute_epsilon_renyi,
@@ -113,6 +115,16 @@ def test_an_impossible_event_is_refused(arguments: dict[str, float]) -> None:
 def test_an_unsampled_mechanism_claims_no_sampling() -> None:
     with pytest.raises(ValueError, match="sampling_rate 1"):
         PrivacyEvent(mechanism=Mechanism.GAUSSIAN, noise_multiplier=1.0, sampling_rate=0.1)
+
+
+def test_a_plan_is_priced_below_its_delta() -> None:
+    assert accounted_delta(1e-5) == 1e-5 - DELTA_SLACK
+    for delta in (0.0, DELTA_SLACK, 1.0, NAN):
+        with pytest.raises(ValueError, match="delta"):
+            accounted_delta(delta)
+    budget = PrivacyBudget(epsilon=1.0, delta=1.01 * DELTA_SLACK)
+    noise = calibrate_noise(gaussian(1.0), budget)
+    assert compute_epsilon([gaussian(noise)], delta=accounted_delta(budget.delta)) <= 1.0
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 0.1), (NAN, 0.1), (1.0, 0.0), (1.0, 1.0), (1.0, NAN)])
