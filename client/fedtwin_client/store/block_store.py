@@ -19,23 +19,12 @@ from typing import Final, Self
 
 import numpy as np
 
-from fedtwin_client.observation import SIGNAL_KEYS
-from fedtwin_client.observation_batch import ObservationBatch, make_batch
+from fedtwin_client.observation_batch import ObservationBatch
+from fedtwin_client.store.batches import to_batch, to_table
 from fedtwin_client.store.database import MIXED, BlockRow, Database, Kind
 from fedtwin_client.store.index import Index, load_index
 from fedtwin_client.store.keys import KeyRing
-from fedtwin_client.store.rows import (
-    DEVICE,
-    QUALITY,
-    SEQUENCE,
-    SIGNAL,
-    TIME,
-    VALUE,
-    Rows,
-    Table,
-    arrange,
-    cut,
-)
+from fedtwin_client.store.rows import COLUMNS, SIGNAL, TIME, Rows, Table, arrange, cut
 from fedtwin_client.store.sealing import open_blocks, seal_blocks
 from fedtwin_client.store.sqlite_database import SqliteDatabase
 from fedtwin_client.store.store import SPAN, Damage, Receipt, Report
@@ -95,7 +84,7 @@ class BlockStore:
                 index.add_patients(self._database, self._keys, ((digests[at], batch.patients[at]) for at in used))
                 index.add_names(self._database, self._keys, Kind.DEVICE, batch.devices)
                 numbers = np.array([index.numbers.get(digest, 0) for digest in digests], np.int64)
-                self._write(*arrange(numbers[batch.patient[rows]], _to_table(batch, rows, index)))
+                self._write(*arrange(numbers[batch.patient[rows]], to_table(batch, rows, index)))
             self._notify([batch.patients[at] for at in used])
             stored = len(batch.patient[rows])
             return Receipt(stored=stored, refused=len(batch) - stored)
@@ -112,7 +101,7 @@ class BlockStore:
                 low, high = -_FAR if since is None else since, _FAR if until is None else until
                 inside = (table[TIME] >= low) & (table[TIME] < high)
                 table = table if inside.all() else table[:, inside]
-            return _to_batch(patient, arrange(np.zeros(table.shape[1], np.int64), table)[1], index)
+            return to_batch(patient, arrange(np.zeros(table.shape[1], np.int64), table)[1], index)
 
     def scan(self) -> Iterator[ObservationBatch]:
         """See `ObservationStore.scan`."""
@@ -160,7 +149,7 @@ class BlockStore:
         with self._lock:
             for number in sorted(+self._current().pending):
                 with self._change():
-                    self._fold(number, np.empty((_COLUMNS, 0), np.int64))
+                    self._fold(number, np.empty((COLUMNS, 0), np.int64))
             self._database.shrink()
 
     def check(self) -> Report:
@@ -286,37 +275,5 @@ class BlockStore:
                 changed(patient)
 
 
-_COLUMNS = 6
 _FAR = 2**62
 _FIRST, _LAST = -_FAR // SPAN, _FAR // SPAN
-
-
-def _to_table(batch: ObservationBatch, rows: Rows | slice, index: Index) -> Table:
-    signals = np.array([index.signals.numbers[key] for key in SIGNAL_KEYS], np.int64)
-    devices = np.array([index.devices.numbers[text] for text in batch.devices], np.int64)
-    columns = (
-        signals[batch.signal[rows]],
-        batch.time[rows],
-        batch.value[rows].view(np.uint32),
-        devices[batch.device[rows]],
-        batch.sequence[rows],
-        batch.quality[rows],
-    )
-    return np.stack(columns, dtype=np.int64, casting="safe")
-
-
-def _to_batch(patient: str, table: Table, index: Index) -> ObservationBatch:
-    used = np.flatnonzero(np.bincount(table[DEVICE]))
-    place = np.zeros(int(used[-1]) + 1 if len(used) else 1, np.int32)
-    place[used] = np.arange(len(used))
-    return make_batch(
-        patients=(patient,),
-        devices=[index.devices.texts[number] for number in used.tolist()],
-        patient=np.zeros(table.shape[1], np.int32),
-        signal=index.positions[table[SIGNAL]],
-        time=table[TIME],
-        value=table[VALUE].astype(np.uint32).view(np.float32),
-        device=place[table[DEVICE]],
-        sequence=table[SEQUENCE],
-        quality=table[QUALITY].astype(np.uint8),
-    )

@@ -76,6 +76,9 @@ class Database(Protocol):
     def add_patients(self, rows: Iterable[PatientRow]) -> None:
         """Add patients."""
 
+    def reseal_patient(self, row: PatientRow) -> None:
+        """Replace a patient's sealed id."""
+
     def remove_patient(self, number: int) -> None:
         """Delete the patient and all blocks."""
 

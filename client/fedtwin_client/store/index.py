@@ -52,14 +52,20 @@ class Index:
     positions: npt.NDArray[np.int16] = field(default_factory=lambda: np.empty(0, np.int16))
 
     def add_patients(self, database: Database, keys: KeyRing, patients: Iterable[tuple[bytes, str]]) -> None:
-        """Give every patient without one a number; their keys are there."""
+        """Give a number to every patient without one, an id to one whose id was lost; their keys are there."""
         rows = []
+        next_number = max(self.digests, default=0) + 1
         for digest, patient in patients:
-            cipher = keys.cipher(digest)
-            if digest not in self.numbers and cipher is not None:
-                number = max(self.digests, default=0) + 1
-                rows.append(PatientRow(number=number, digest=digest, sealed=seal_now(cipher, patient.encode(), digest)))
-                self.numbers[digest], self.digests[number], self.ids[number] = number, digest, patient
+            number, cipher = self.numbers.get(digest), keys.cipher(digest)
+            if cipher is None or number in self.ids:
+                continue
+            sealed = seal_now(cipher, patient.encode(), digest)
+            if number is None:
+                number, next_number = next_number, next_number + 1
+                rows.append(PatientRow(number=number, digest=digest, sealed=sealed))
+            else:
+                database.reseal_patient(PatientRow(number=number, digest=digest, sealed=sealed))
+            self.numbers[digest], self.digests[number], self.ids[number] = number, digest, patient
         database.add_patients(rows)
 
     def add_names(self, database: Database, keys: KeyRing, kind: Kind, texts: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """The keys of a hospital's store: one for each patient, wrapped by the site's key, in files apart from the data.
 
     site-<id>.key    32 random bytes, the site's key. Never part of a backup of data.
-    patients.keys    a header, then 94 bytes for each patient: kind, digest of the id, the patient's key, wrapped
+    patients.keys    a header, then 78 bytes for each patient: kind, digest of the id, the patient's key, wrapped
 
 Forgetting a patient writes patients.keys anew, without that key and wrapped by a new site key, and destroys the old
 site key. So neither an older copy of patients.keys nor what a disk still holds of it opens anything: the one thing that

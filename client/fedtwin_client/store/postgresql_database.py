@@ -94,6 +94,10 @@ class PostgresqlDatabase:
         """See `Database.add_patients`."""
         self._insert("patient (number, digest, sealed)", map(astuple, rows))
 
+    def reseal_patient(self, row: PatientRow) -> None:
+        """See `Database.reseal_patient`."""
+        self._connection.execute("UPDATE patient SET sealed = %s WHERE number = %s", (row.sealed, row.number))
+
     def remove_patient(self, number: int) -> None:
         """See `Database.remove_patient`."""
         self._connection.execute("DELETE FROM block WHERE patient = %s", (number,))

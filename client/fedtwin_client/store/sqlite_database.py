@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from fedtwin_client.store.database import MIXED, BlockRow, NameRow, PatientRow
+from fedtwin_client.store.salvage import salvage, sync_folder
 from fedtwin_client.store.store import StoreError
 
 DATABASE: Final = "observations.db"
@@ -25,7 +26,6 @@ LOCK: Final = "lock"
 
 _CHECKPOINT_PAGES: Final = 4000  # of 4 KiB; a longer log makes larger, fewer writes to the file itself
 _BATCH: Final = 512  # blocks held in memory by a scan
-_SMALLEST_ROW: Final = 32  # bytes of a row in the file, at least
 
 _BLOCK: Final = "version, patient, signal, span, rows, sealed"
 _SCHEMA: Final = """
@@ -39,7 +39,6 @@ _SCHEMA: Final = """
         version INTEGER PRIMARY KEY, patient INTEGER NOT NULL, signal INTEGER NOT NULL, span INTEGER NOT NULL,
         rows INTEGER NOT NULL, sealed BLOB NOT NULL);
 """
-_TABLES: Final = {"patient": 3, "name": 3, "block": 6, "damaged": 6}
 
 
 class SqliteDatabase:
@@ -58,14 +57,14 @@ class SqliteDatabase:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._lock(folder / LOCK, stack)
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-                _sync(folder)
+                sync_folder(folder)
             try:
-                self._connection = _connect(self._path)
+                self._connection = connect(self._path)
             except sqlite3.DatabaseError as err:
                 if not _is_damage(err):
                     raise self._failed(err) from err
-                self._repairs = (_salvage(self._path),)
-                self._connection = _connect(self._path)
+                self._repairs = (salvage(self._path, connect),)
+                self._connection = connect(self._path)
             stack.callback(lambda: self._connection.close())
             self._open = stack.pop_all()
 
@@ -99,6 +98,10 @@ class SqliteDatabase:
     def add_patients(self, rows: Iterable[PatientRow]) -> None:
         """See `Database.add_patients`."""
         self._connection.executemany("INSERT INTO patient VALUES (?, ?, ?)", map(astuple, rows))
+
+    def reseal_patient(self, row: PatientRow) -> None:
+        """See `Database.reseal_patient`."""
+        self._connection.execute("UPDATE patient SET sealed = ? WHERE number = ?", (row.sealed, row.number))
 
     def remove_patient(self, number: int) -> None:
         """See `Database.remove_patient`."""
@@ -196,8 +199,8 @@ class SqliteDatabase:
         if found == "ok":
             return ()
         self._connection.close()
-        done = (_salvage(self._path),)
-        self._connection = _connect(self._path)
+        done = (salvage(self._path, connect),)
+        self._connection = connect(self._path)
         return done
 
     def close(self) -> None:
@@ -233,7 +236,8 @@ class SqliteDatabase:
         return StoreError(file=self._path, expected="a disk with room, that reads and writes", found=found)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open, or make, the file with its tables and settings."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -258,66 +262,3 @@ def _blocks(rows: Iterable[tuple[int, int, int, int, int, bytes]]) -> list[Block
 
 def _is_damage(err: sqlite3.Error) -> bool:
     return getattr(err, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-
-
-def _salvage(path: Path) -> str:
-    """Move every row that can still be read to a new file; keep the damaged one beside it; say so in words."""
-    kept = path.with_name(f"{path.name}.damaged")
-    number = 0
-    while kept.exists():
-        number += 1
-        kept = path.with_name(f"{path.name}.damaged-{number}")
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    found = dict.fromkeys(_TABLES, 0)
-    old, new = sqlite3.connect(path, isolation_level=None), _connect(fresh)
-    try:
-        new.execute("BEGIN")
-        for table, columns in _TABLES.items():
-            places = ", ".join("?" * columns)
-            for row in _readable(old, table, path):
-                found[table] += new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", row).rowcount
-        new.execute("COMMIT")
-        new.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        new.close()
-        old.close()
-    path.rename(kept)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    fresh.rename(path)
-    _sync(path.parent)
-    counts = ", ".join(f"{count} of {table}" for table, count in found.items())
-    return f"the database file was damaged and is kept as {kept.name}; rows that could be read: {counts}"
-
-
-def _readable(old: sqlite3.Connection, table: str, path: Path) -> Iterator[tuple[object, ...]]:
-    """Yield the rows by row id; a range that raises is halved until only what is damaged is left out."""
-    try:
-        end = old.execute(f"SELECT max(rowid) FROM {table} NOT INDEXED").fetchone()[0] or 0
-    except sqlite3.DatabaseError as err:
-        if getattr(err, "sqlite_errorname", "").startswith("SQLITE_NOTADB"):
-            return
-        end = path.stat().st_size // _SMALLEST_ROW
-    query = f"SELECT rowid, * FROM {table} NOT INDEXED WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT {_BATCH}"
-    ranges = [(0, int(end))]
-    while ranges:
-        low, high = ranges.pop()
-        try:
-            rows = old.execute(query, (low, high)).fetchall()
-        except sqlite3.DatabaseError:
-            if high > low:
-                middle = (low + high) // 2
-                ranges += [(middle + 1, high), (low, middle)]
-            continue
-        yield from (row[1:] for row in rows)
-        if len(rows) == _BATCH and rows[-1][0] < high:
-            ranges.append((rows[-1][0] + 1, high))
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

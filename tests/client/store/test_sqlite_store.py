@@ -202,6 +202,27 @@ def test_a_block_that_stands_for_another_is_set_aside_and_the_rest_is_served(tmp
         assert store.report.damaged == damaged  # reported until somebody looks, and no more than once
 
 
+@pytest.mark.parametrize("lost", ["id", "key"])
+def test_a_patient_whose_key_or_id_was_damaged_is_taken_again(tmp_path: Path, lost: str) -> None:
+    filled(tmp_path)
+    keys = tmp_path / KEYS_FOLDER / KEYS
+    if lost == "id":
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as connection:
+            connection.execute("UPDATE patient SET sealed = x'00' WHERE number = 1")
+    else:
+        content = bytearray(keys.read_bytes())
+        content[-2 * 78 + 40] ^= 1  # the first of two records
+        keys.write_bytes(content)
+    with open_store(tmp_path) as store:
+        assert not store.report.whole
+        assert store.patients() == ("Bo",)
+        store.append(batch_of(stay("Ada", count=3, signal="lactate")))
+        assert store.patients() == ("Ada", "Bo")
+    with open_store(tmp_path) as store:
+        found = [row for row in everything(store) if row[0] == "Ada"]
+        assert len(found) == (608 if lost == "id" else 3)
+
+
 def test_damage_is_found_while_reading_too(tmp_path: Path) -> None:
     filled(tmp_path)
     with sqlite3.connect(tmp_path / DATABASE) as connection:
