@@ -265,7 +265,9 @@ def _read_entries(entries: Sequence[tuple[str, Resource | Reason | None]], draft
     begin, records = len(draft.rows), list[Record]()
     aliases = {url: one.id for url, one in entries if url and isinstance(one, Patient) and one.id}
     for _, resource in entries:
-        if resource is None:
+        if type(resource) is Observation:  # nearly all of them
+            _append_observation(resource, draft, aliases)
+        elif resource is None:
             draft.set_aside(Reason.NOT_USED)
         elif isinstance(resource, Reason):
             draft.set_aside(resource)
@@ -295,7 +297,7 @@ def _take(resource: Resource, draft: Draft, aliases: Mapping[str, str]) -> Recor
 
 def _append_observation(one: Observation, draft: Draft, aliases: Mapping[str, str]) -> None:
     patient = patient_id(one.subject, aliases)
-    time, fault = _observed(one)
+    time, fault = read_instant(one.effective_date_time) if one.effective_date_time else _observed(one)
     quality = _ACCEPTED_STATUS.get(one.status, -1)
     if quality < 0:
         quality, fault = SOUND, FAULT[Reason.WITHDRAWN]
@@ -303,9 +305,10 @@ def _append_observation(one: Observation, draft: Draft, aliases: Mapping[str, st
         fault = FAULT[Reason.MODIFIED]
     append = draft.rows.append
     quantity = one.value_quantity
-    if quantity is not None or not one.component:
+    parts = one.component
+    if quantity is not None or not parts:
         append((patient, _kind(one.code, quantity), time, _number(quantity), NO_SEQUENCE, quality, fault))
-    for part in one.component:
+    for part in parts:
         quantity = part.value_quantity
         own = FAULT[Reason.MODIFIED] if part.modifier_extension else fault
         append((patient, _kind(part.code, quantity), time, _number(quantity), NO_SEQUENCE, quality, own))
@@ -328,8 +331,6 @@ def patient_id(reference: Reference | None, aliases: Mapping[str, str]) -> str:
 
 
 def _observed(one: Observation) -> tuple[int, int]:
-    if one.effective_date_time:
-        return read_instant(one.effective_date_time)
     if one.effective_instant:
         return read_instant(one.effective_instant)
     if one.effective_period is not None and one.effective_period.end:
@@ -347,7 +348,8 @@ def read_instant(text: str) -> tuple[int, int]:
     """
     try:
         at = datetime.fromisoformat(text)
-        if len(text) < 17 or text[4] != "-" or text[7] != "-" or text[10] != "T" or at.tzinfo is None:
+        # FHIR's form, which is not every form of ISO 8601
+        if at.tzinfo is None or text[10:11] != "T" or text[4] != "-" or text[7] != "-" or len(text) < 17:
             return NO_TIME, _ZONELESS if at.tzinfo is None else _NO_INSTANT
         return round(at.timestamp() * 1000), NO_FAULT
     except (ValueError, OverflowError):

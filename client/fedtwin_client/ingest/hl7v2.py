@@ -222,31 +222,46 @@ def _decode(data: bytes, character_set: str) -> str | None:
 
 
 def _read_segments(text: str, header: Header, draft: Draft, zone: Zone) -> AdmissionEvent | None:
-    """Append a row per OBX; return the event of an ADT message."""
+    """Append a row per OBX (§7.4.2); return the event of an ADT message."""
     marks = header.separators
-    field, zone = marks.field, _zone_of(header.time) or zone
-    patient = observed = ""
-    identity: list[str] = []
-    visit: list[str] = []
-    retired = happened = ""
+    field, component, repetition, zone = marks.field, marks.component, marks.repetition, _zone_of(header.time) or zone
+    patient = observed = identity = visit = retired = happened = ""
+    stamp, time, untimed = "", NO_TIME, _NO_INSTANT
     append = draft.rows.append
     for line in text.split("\r"):
         name = line[:3]
         if name == "OBX":
-            append(_read_result(line.split(field), patient, observed, marks, zone))
+            fields = line.split(field)
+            if len(fields) < 15:
+                fields += [""] * (15 - len(fields))
+            if (fields[14] or observed) != stamp:
+                stamp = fields[14] or observed
+                time, untimed = read_time(stamp, zone)
+            quality, fault = _ACCEPTED_STATUS.get(fields[11], -1), untimed
+            if quality < 0:
+                quality, fault = SOUND, FAULT[Reason.WITHDRAWN]
+            kind = _read_kind(fields[3], fields[6], component, repetition)
+            append((patient, kind, time, _read_number(fields[2], fields[5], component), NO_SEQUENCE, quality, fault))
         elif name == "OBR":
-            observed = _at(line.split(field), 7)
+            observed = _at(line.split(field, 8), 7)
         elif name == "PID":
-            identity = line.split(field)
-            patient = _patient_id(_at(identity, 3), marks)
+            identity = line
+            patient = _patient_id(_at(line.split(field, 4), 3), marks)
         elif name == "PV1":
-            visit = line.split(field)
+            visit = line
         elif name == "MRG":
-            retired = _patient_id(_at(line.split(field), 1), marks)
+            retired = _patient_id(_at(line.split(field, 2), 1), marks)
         elif name == "EVN":
-            happened = _at(line.split(field), 2)
+            happened = _at(line.split(field, 3), 2)
     if header.type != "ADT":
         return None
+    return _make_event(header, patient, retired, identity.split(field), visit.split(field), happened, zone)
+
+
+def _make_event(
+    header: Header, patient: str, retired: str, identity: list[str], visit: list[str], happened: str, zone: Zone
+) -> AdmissionEvent:
+    marks = header.separators
     time, fault = read_time(happened or header.time, zone)
     return AdmissionEvent(
         event=header.trigger,
@@ -258,21 +273,6 @@ def _read_segments(text: str, header: Header, draft: Draft, zone: Zone) -> Admis
         born=_at(identity, 7),
         time=time if fault == NO_FAULT else None,
     )
-
-
-def _read_result(
-    fields: list[str], patient: str, observed: str, marks: Separators, zone: Zone
-) -> tuple[str, tuple[str, str], int, float, int, int, int]:
-    """Return an OBX as a row (HL7 v2.5.1 §7.4.2)."""
-    if len(fields) < 15:
-        fields += [""] * (15 - len(fields))
-    kind = _read_kind(fields[3], fields[6], marks.component, marks.repetition)
-    time, fault = read_time(fields[14] or observed, zone)
-    quality = _ACCEPTED_STATUS.get(fields[11])
-    value = _read_number(fields[2], fields[5], marks.component)
-    if quality is None:
-        quality, fault = SOUND, FAULT[Reason.WITHDRAWN]
-    return patient, kind, time, value, NO_SEQUENCE, quality, fault
 
 
 def _read_number(kind: str, text: str, component: str) -> float:
@@ -288,6 +288,7 @@ def _read_number(kind: str, text: str, component: str) -> float:
 
 
 _NAN: Final = float("nan")
+_NO_INSTANT: Final = FAULT[Reason.TIME_UNREADABLE]
 
 
 @lru_cache(maxsize=4096)

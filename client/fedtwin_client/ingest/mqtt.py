@@ -10,9 +10,10 @@ QoS 0 is acknowledged to nobody and may be lost on the way, by its own definitio
 from __future__ import annotations
 
 import json
-import queue
 import ssl
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -25,11 +26,16 @@ from paho.mqtt.reasoncodes import ReasonCode
 from fedtwin_client.ingest import packed, senml
 from fedtwin_client.ingest.broker import TOPICS
 from fedtwin_client.ingest.gateway import NOT_REGISTERED, NOT_STORED, Gateway, Receipt
-from fedtwin_client.ingest.readings import Draft
+from fedtwin_client.ingest.readings import Draft, Readings, join
 
-WAITING: Final = 50_000  # messages; beyond them paho's thread waits, and the broker with it
+# What may wait here; beyond it paho's thread waits, and the broker with it.
+WAITING: Final = 50_000
+WAITING_BYTES: Final = 1 << 26
+# What is judged and kept together.
 TOGETHER: Final = 2000
+TOGETHER_BYTES: Final = 1 << 22
 RETRY_SECONDS: Final = 0.5
+PAUSE_SECONDS: Final = 0.005  # between two looks at an empty queue; what comes in between is taken together
 KEEP_ALIVE: Final = 30
 
 
@@ -49,7 +55,9 @@ class Subscriber:
     def __init__(self, gateway: Gateway, broker: Broker) -> None:
         self._gateway = gateway
         self._broker = broker
-        self._waiting: queue.Queue[paho.MQTTMessage] = queue.Queue(WAITING)
+        self._waiting: deque[paho.MQTTMessage] = deque()
+        self._came = 0  # bytes; only paho's thread writes it, and only ours the other
+        self._went = 0
         self._stopping = threading.Event()
         self._connected = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mqtt", daemon=True)
@@ -95,64 +103,58 @@ class Subscriber:
             self._connected.set()
 
     def _queue(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._waiting.put(message, timeout=RETRY_SECONDS)
-            except queue.Full:
-                continue
-            return
+        while (len(self._waiting) >= WAITING or self._came - self._went >= WAITING_BYTES) and self._running():
+            time.sleep(PAUSE_SECONDS)
+        self._came += len(message.payload)
+        self._waiting.append(message)
+
+    def _running(self) -> bool:
+        return not self._stopping.is_set()
 
     def _work(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                messages = [self._waiting.get(timeout=RETRY_SECONDS)]
-            except queue.Empty:
+        while self._running():
+            if not self._waiting:
+                self._stopping.wait(PAUSE_SECONDS)
                 continue
-            while len(messages) < TOGETHER and not self._waiting.empty():
-                messages.append(self._waiting.get_nowait())
             by_device: dict[str, list[paho.MQTTMessage]] = {}
-            for message in messages:
-                by_device.setdefault(message.topic.split("/")[1], []).append(message)
-            for device, several in by_device.items():
-                if not self._take(device, several):
+            end = self._went + TOGETHER_BYTES
+            for _ in range(min(len(self._waiting), TOGETHER)):
+                message = self._waiting.popleft()
+                self._went += len(message.payload)
+                by_device.setdefault(message.topic, []).append(message)
+                if self._went >= end:
+                    break
+            for topic, messages in by_device.items():
+                _, device, form = topic.split("/")
+                if not self._take(device, form, messages):
                     return  # stopped while the store was down: not acknowledged, sent again
 
-    def _take(self, device: str, messages: Sequence[paho.MQTTMessage]) -> bool:
+    def _take(self, device: str, form: str, messages: Sequence[paho.MQTTMessage]) -> bool:
         """Keep one device's messages and acknowledge them; False when stopped before they are safe."""
-        draft, drafted = Draft(), list[paho.MQTTMessage]()
+        now, draft, parts = self._gateway.now(), Draft(), list[Readings]()
         for message in messages:
-            if message.topic.endswith("/senml"):
-                document = senml.read_message(bytes(message.payload), draft, now=self._gateway.now())
-                if document.refused:
-                    self._tell(device, self._gateway.refuse(document.refused))
-                    self._client.ack(message.mid, message.qos)
-                else:
-                    drafted.append(message)
-                continue
-            # The packed ones are columns already; what came before them is taken before them.
-            if drafted and not self._keep(device, draft, drafted):
-                return False
-            draft, drafted = Draft(), []
-            if not self._keep(device, bytes(message.payload), [message]):
-                return False
-        return not drafted or self._keep(device, draft, drafted)
-
-    def _keep(self, device: str, found: Draft | bytes, messages: Sequence[paho.MQTTMessage]) -> bool:
-        readings = found.readings() if isinstance(found, Draft) else packed.read_message(found)
-        while True:
-            if isinstance(readings, str):
-                receipt = self._gateway.refuse(readings)
+            data = bytes(message.payload)
+            if form == "senml":
+                refused = senml.read_message(data, draft, now=now).refused
             else:
-                receipt = self._gateway.take(self._gateway.registry().get(device), readings)
-            if receipt.refused != NOT_STORED:
-                break
+                found = packed.read_message(data)
+                refused = found if isinstance(found, str) else ""
+                if not isinstance(found, str):
+                    parts.append(found)
+            if refused:
+                self._tell(device, self._gateway.refuse(refused))
+        readings = join(parts) if parts else draft.readings()
+        receipt = self._gateway.take(self._gateway.registry().get(device), readings)
+        while receipt.refused == NOT_STORED:
             if self._stopping.wait(RETRY_SECONDS):
                 return False
+            receipt = self._gateway.take(self._gateway.registry().get(device), readings)
         if receipt.refused:
             self._tell(device, receipt)
         for message in messages:
             # A crash before this line: sent again, and known by its sequence numbers.
-            self._client.ack(message.mid, message.qos)
+            if message.qos:
+                self._client.ack(message.mid, message.qos)
         return True
 
     def _tell(self, device: str, receipt: Receipt) -> None:

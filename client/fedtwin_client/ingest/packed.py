@@ -68,6 +68,8 @@ def read_message(data: bytes) -> Readings | str:
         return "message unreadable"
     if count and int(quality.max()) > Quality.INVALID:
         return "message unreadable"
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN
+        wide = value.astype(np.float64)
     pairs = texts[patient_count:]
     sequence = np.full(count, NO_SEQUENCE, np.int64) if first < 0 else np.arange(first, first + count, dtype=np.int64)
     return Readings(
@@ -76,7 +78,7 @@ def read_message(data: bytes) -> Readings | str:
         patient=patient.astype(np.int32),
         kind=which.astype(np.int32),
         time=time.astype(np.int64) + base,
-        value=value.astype(np.float64),
+        value=wide,
         sequence=sequence,
         quality=quality.astype(np.uint8),
         fault=np.full(count, NO_FAULT, np.int8),

@@ -7,9 +7,9 @@ exactly one reason. No record of this module prints its contents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +104,32 @@ NO_READINGS: Final = Readings(
     quality=np.empty(0, np.uint8),
     fault=np.empty(0, np.int8),
 )
+
+
+def join(parts: Sequence[Readings]) -> Readings:
+    """Return the readings of several messages as those of one, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    patients = {name: index for index, name in enumerate(dict.fromkeys(name for one in parts for name in one.patients))}
+    kinds = {pair: index for index, pair in enumerate(dict.fromkeys(pair for one in parts for pair in one.kinds))}
+    return Readings(
+        patients=tuple(patients),
+        kinds=tuple(kinds),
+        patient=_joined([np.array([patients[name] for name in one.patients], np.int32)[one.patient] for one in parts]),
+        kind=_joined([np.array([kinds[pair] for pair in one.kinds], np.int32)[one.kind] for one in parts]),
+        time=_joined([one.time for one in parts]),
+        value=_joined([one.value for one in parts]),
+        sequence=_joined([one.sequence for one in parts]),
+        quality=_joined([one.quality for one in parts]),
+        fault=_joined([one.fault for one in parts]),
+    )
+
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+def _joined(columns: Sequence[npt.NDArray[Number]]) -> npt.NDArray[Number]:
+    return np.concatenate(columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

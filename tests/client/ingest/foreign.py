@@ -13,7 +13,8 @@ from fedtwin_client.quarantine import Verdicts
 
 DATA = Path(os.environ.get("FEDTWIN_DATA", ""))
 SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
-INPUTS = 1_000_000 if SOAK else 300  # a parser
+INPUTS = 20_000 if SOAK else 300  # examples of hypothesis, a parser
+MUTANTS = 1_000_000 if SOAK else 3_000  # inputs of the mutation campaign, a format
 
 needs_data = pytest.mark.skipif("FEDTWIN_DATA" not in os.environ, reason="FEDTWIN_DATA does not name the public sets")
 
