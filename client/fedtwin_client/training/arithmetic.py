@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedtwin_client.training.gates import Gates, TorchGates
-from fedtwin_client.training.products import MatrixProducts, OneDnnProducts, Products
+from fedtwin_client.training.products import (
+    GatheredProducts,
+    MatrixProducts,
+    OneDnnProducts,
+    PatientProducts,
+    Products,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +30,17 @@ TORCH = Arithmetic(name="torch", gates=TorchGates(), products=MatrixProducts())
 
 def available_arithmetic() -> tuple[Arithmetic, ...]:
     """Return what runs here on the CPU, the fastest first, as `fedtwin simulate bench private-step` measured them."""
-    found = [TORCH]
-    gates: Gates = TORCH.gates
-    if importlib.util.find_spec("numba") is not None:
-        from fedtwin_client.training.fused_gates import FusedGates
+    if importlib.util.find_spec("numba") is None:
+        return (*_with_onednn("torch", TORCH.gates, GatheredProducts), TORCH)
+    from fedtwin_client.training.fused_gates import FusedGates
+    from fedtwin_client.training.fused_products import FusedProducts
 
-        gates = FusedGates()
-        found.insert(0, Arithmetic(name="numba", gates=gates, products=MatrixProducts()))
-    if OneDnnProducts.is_available():
-        found.insert(len(found) - 1, Arithmetic(name=f"{gates.name}+onednn", gates=gates, products=OneDnnProducts()))
-    return tuple(found)
+    gates = FusedGates()
+    fused = Arithmetic(name="numba", gates=gates, products=MatrixProducts(patients=FusedProducts))
+    return (fused, *_with_onednn("numba", gates, FusedProducts), TORCH)
+
+
+def _with_onednn(name: str, gates: Gates, patients: Callable[[], PatientProducts]) -> tuple[Arithmetic, ...]:
+    if not OneDnnProducts.is_available():
+        return ()
+    return (Arithmetic(name=f"{name}+onednn", gates=gates, products=OneDnnProducts(patients=patients)),)

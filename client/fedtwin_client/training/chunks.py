@@ -15,6 +15,8 @@ from fedtwin_client.training.products import Span
 CHUNK_ROWS = 256
 # Every chunk is a multiple: element-wise operations then have no remainder that would round otherwise.
 ROW_MULTIPLE = 32
+# A step's tile has as many more slots than patients are expected; its last chunk should not be mostly empty.
+TILE_MARGIN = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +37,10 @@ def chunk_rows(slots: int, windows: int) -> int:
 
     - a patient always fits in whole
     """
-    wanted = max(min(slots * windows, CHUNK_ROWS), windows)
-    return ROW_MULTIPLE * -(-wanted // ROW_MULTIPLE)
+    expected = int(slots * windows / TILE_MARGIN)
+    return max(
+        min(ROW_MULTIPLE * max(expected // ROW_MULTIPLE, 1), CHUNK_ROWS), ROW_MULTIPLE * -(-windows // ROW_MULTIPLE)
+    )
 
 
 def cut_tile(tile: Batch, filled: Tensor, rows: int) -> Iterator[Chunk]:

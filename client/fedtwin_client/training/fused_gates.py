@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-from numba import njit
 from torch import Tensor
 
+from fedtwin_client.training.compiled import FLAT, Array, compiled, flatten
 from fedtwin_client.training.gates import Steps
-
-Array = npt.NDArray[np.float32]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 # tanh x ≈ x · P(x²) / Q(x²): the minimax fit of Eigen's `generic_fast_tanh_float` (MathFunctionsImpl.h), within 4 units
 # in the last place for |x| ≤ 9, where tanh is 1 in float32.
@@ -32,12 +28,6 @@ P5, P6 = (np.float32(v) for v in (2.00018790482477e-13, -2.76076847742355e-16))
 Q0, Q1 = (np.float32(v) for v in (4.89352518554385e-03, 2.26843463243900e-03))
 Q2, Q3 = (np.float32(v) for v in (1.18534705686654e-04, 1.19825839466702e-06))
 ONE, HALF, ZERO = np.float32(1.0), np.float32(0.5), np.float32(0.0)
-
-
-def compiled(signature: str) -> Callable[[Function], Function]:
-    """Return a decorator that makes machine code for arguments of these types, once for a machine: it stays on disk."""
-    make = njit(signature, cache=True, fastmath={"contract"}, error_model="numpy", nogil=True)
-    return cast(Callable[[Function], Function], make)
 
 
 @compiled("float32(float32)")
@@ -68,7 +58,6 @@ def _squash_tanh(x: Array) -> None:
 
 # Short loops over a row that stays in the first cache: with more arrays in one loop LLVM gives up vectorising, because
 # it would have to check at run time that none overlaps another.
-FLAT: Final = "float32[::1]"
 
 
 @compiled(f"void(int64, int64, int64, int64, int64, int64, {FLAT}, {FLAT}, {FLAT}, {FLAT})")
@@ -180,7 +169,7 @@ class FusedGates:
         self, *, gates: Tensor, cell: Tensor, squashed: Tensor, hidden: Tensor, d_hidden: Tensor, d_cell: Tensor
     ) -> Steps:
         """Return a cell, as `gates.Gates` says."""
-        a, c, s, h, d_h, d_c = (_flatten(part) for part in (gates, cell, squashed, hidden, d_hidden, d_cell))
+        a, c, s, h, d_h, d_c = (flatten(part) for part in (gates, cell, squashed, hidden, d_hidden, d_cell))
         shape = (gates.shape[1], cell.shape[2], gates.stride(1), cell.stride(1))
         return _Kernels(
             ahead=(_lstm_forward, (*shape, hidden.stride(1), a, c, s, h)),
@@ -189,13 +178,13 @@ class FusedGates:
 
     def gru(self, *, gates: Tensor, driven: Tensor, hidden: Tensor, d_hidden: Tensor) -> Steps:
         """Return a cell, as `gates.Gates` says."""
-        a, u, h, d_h = (_flatten(part) for part in (gates, driven, hidden, d_hidden))
+        a, u, h, d_h = (flatten(part) for part in (gates, driven, hidden, d_hidden))
         shape = (gates.shape[1], hidden.shape[2], gates.stride(1), hidden.stride(1))
         return _Kernels(ahead=(_gru_forward, (*shape, a, u, h)), back=(_gru_backward, (*shape, a, u, h, d_h)))
 
     def mingru(self, *, gates: Tensor, hidden: Tensor, d_hidden: Tensor) -> Steps:
         """Return a cell, as `gates.Gates` says."""
-        a, h, d_h = (_flatten(part) for part in (gates, hidden, d_hidden))
+        a, h, d_h = (flatten(part) for part in (gates, hidden, d_hidden))
         shape = (gates.shape[1], hidden.shape[2], gates.stride(1), hidden.stride(1))
         return _Kernels(ahead=(_mingru_forward, (*shape, a, h)), back=(_mingru_backward, (*shape, a, h, d_h)))
 
@@ -214,10 +203,3 @@ class _Kernels:
     def backward(self, step: int) -> None:
         kernel, arguments = self.back
         kernel(step, *arguments)
-
-
-def _flatten(rows: Tensor) -> Array:
-    """Return the memory of f32[…, rows, width] from its first to its last number, gaps between rows included."""
-    numbers = 1 + sum((size - 1) * stride for size, stride in zip(rows.shape, rows.stride(), strict=True))
-    flat: Array = rows.as_strided((numbers,), (1,)).numpy()
-    return flat

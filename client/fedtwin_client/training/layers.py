@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedtwin_client.training.gates import Gates
-from fedtwin_client.training.products import PatientProducts, Products, Span, make_rows, merge_steps
+from fedtwin_client.training.products import Products, Span, make_rows, merge_steps
 
 Columns = Mapping[str, Tensor]  # of the gradients, for each parameter of the layer: [slots, numbers]
 
@@ -42,7 +42,7 @@ class Dense:
         self, weight: Tensor, bias: Tensor, *, steps: int, rows: int, products: Products, squash: bool = False
     ) -> None:
         self._weight, self._bias, self._products, self._squash = weight, bias, products, squash
-        self._patients = PatientProducts()
+        self._patients = products.patients()
         self._y = make_rows(weight, steps, rows, weight.shape[0])
         self._d = make_rows(weight, *self._y.shape)
         self._dx = make_rows(weight, steps, rows, weight.shape[1])
@@ -90,7 +90,7 @@ class LongShortTermMemoryCells:
         gates: Gates,
     ) -> None:
         self._input, self._recurrent, self._bias = inputs, recurrent, bias
-        self._products, self._patients = products, PatientProducts()
+        self._products, self._patients = products, products.patients()
         hidden, width = recurrent.shape[1], inputs.shape[1]
         self._steps, self._width = steps, width
         self._z = make_rows(bias, steps + 1, rows, width + hidden)
@@ -156,7 +156,7 @@ class GatedRecurrentUnits:
         gates: Gates,
     ) -> None:
         self._input, self._recurrent, self._bias = inputs, recurrent, bias
-        self._products, self._patients = products, PatientProducts()
+        self._products, self._patients, self._patients_recurrent = products, products.patients(), products.patients()
         hidden, width = recurrent.shape[1], inputs.shape[1]
         self._steps = steps
         self._x = make_rows(bias, steps, rows, width)
@@ -196,7 +196,9 @@ class GatedRecurrentUnits:
     def write(self, spans: Sequence[Span], columns: Columns) -> None:
         """Write each patient's gradients, as the protocol says."""
         self._patients.write(self._a, self._x, spans, [(columns["input"], slice(None))], columns["bias"])
-        self._patients.write(self._driven, self._h[: self._steps], spans, [(columns["recurrent"], slice(None))])
+        self._patients_recurrent.write(
+            self._driven, self._h[: self._steps], spans, [(columns["recurrent"], slice(None))]
+        )
 
 
 class MinimalGatedUnits:
@@ -206,7 +208,7 @@ class MinimalGatedUnits:
         self, weight: Tensor, bias: Tensor, *, steps: int, rows: int, products: Products, gates: Gates
     ) -> None:
         self._weight, self._bias = weight, bias
-        self._products, self._patients = products, PatientProducts()
+        self._products, self._patients = products, products.patients()
         hidden, width = weight.shape[0] // 2, weight.shape[1]
         self._steps = steps
         self._x = make_rows(bias, steps, rows, width)
@@ -264,7 +266,7 @@ class CausalConvolution:
         products: Products,
     ) -> None:
         self._weight, self._bias, self._residual, self._products = weight, bias, residual, products
-        self._patients, self._wanted = PatientProducts(), list(wanted)
+        self._patients, self._wanted = products.patients(), list(wanted)
         self.needed = needed_steps(wanted, taps=taps, dilation=dilation)
         at = {step: index for index, step in enumerate(self.needed)}
         width = weight.shape[1] // taps
