@@ -116,9 +116,12 @@ class StoreContract:
         assert everything(store) == sorted(told)
         assert store.check().whole
 
-    @pytest.mark.parametrize("step", [1, 7, DIRECT - 1, DIRECT, FOLD, 3 * FOLD])
-    def test_the_size_of_appends_means_nothing(self, opening: Opening, step: int) -> None:
-        rows = stay("Ada", count=3 * FOLD + 5 if step > 100 else 300 * step)  # with steps of 7: just above one fold
+    @pytest.mark.parametrize(
+        ("step", "count"),
+        [(1, 40), (20, FOLD + 50), *((step, 3 * FOLD + 5) for step in (DIRECT - 1, DIRECT, FOLD, 3 * FOLD))],
+    )
+    def test_the_size_of_appends_means_nothing(self, opening: Opening, step: int, count: int) -> None:
+        rows = stay("Ada", count=count)
         with opening() as store:
             for at in range(0, len(rows), step):
                 store.append(batch_of(rows[at : at + step]))

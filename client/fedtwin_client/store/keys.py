@@ -9,6 +9,10 @@ must exist once is the site's key. Whoever keeps a spare copy of it in a safe re
 Its 32 bytes are overwritten in place and then unlinked; flash and copying filesystems may keep the old ones, so a
 hospital encrypts the disk below this folder as well.
 
+Backups: the database (SQLite's online backup, or the file of a closed store) and patients.keys go into ordinary ones,
+the latter again after every `forget`; the site's key never does. A database from before, restored beside the keys of
+today, is readable for everybody but the forgotten.
+
 Design note: a nonce is 96 random bits. Under one key at most 2³² messages may be sealed so (NIST SP 800-38D, 8.3: a
 repetition then has a chance below 2⁻³²). A patient's key seals one message for each append and each block: at ten a
 second, without a pause, for 13 years. A counter would repeat after a backup is restored; random nonces do not.
