@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtwin_client import conformance_cli, store_cli
+
+if TYPE_CHECKING:
+    from fedtwin_client.hospital_ledger import Lifetime
+    from fedtwin_shared.ledger.block_report import PartPrice
 
 app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True, add_completion=False)
 app.add_typer(store_cli.store, name="store")
@@ -137,7 +141,9 @@ def run(directory: Directory) -> None:
     from fedtwin_client.config import read_directory
     from fedtwin_client.node import run_node
     from fedtwin_client.studies import approved_digests
+    from fedtwin_shared.supervision import end_with_supervisor
 
+    end_with_supervisor()
     hospital = read_directory(directory)
     if approved_digests(hospital.studies):
         from fedtwin_client.reader import read_hospital
@@ -148,20 +154,44 @@ def run(directory: Directory) -> None:
 
 
 @app.command()
+def begin_ledger(
+    directory: Directory,
+    epsilon: Annotated[str, typer.Option(help="most that a patient may ever spend at this hospital, in all studies")],
+    delta: Annotated[str, typer.Option(help="δ of that claim, for example 0.000001")],
+) -> None:
+    """Begin the hospital's privacy ledger, before anything is spent; the node uses it from its next start on."""
+    from fedtwin_client import hospital_ledger
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.gate import open_gate
+    from fedtwin_shared.ledger.mechanism import parse_decimal
+
+    hospital = read_directory(directory)
+    claimed = parse_decimal(epsilon, field="--epsilon"), parse_decimal(delta, field="--delta")
+    state = hospital_ledger.begin_ledger(hospital, open_gate(hospital), epsilon=claimed[0], delta=claimed[1])
+    typer.echo(f"{hospital.ledger}: begun; ε {epsilon} at δ {delta} for life, filter at order {state.in_force.order}")
+
+
+@app.command()
 def status(
     directory: Directory,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Show what each study has spent of its plan; also while the node runs."""
     from fedtwin_client.config import read_directory
+    from fedtwin_client.gate import open_gate
+    from fedtwin_client.hospital_ledger import describe_lifetime
     from fedtwin_client.spending import describe_spending
     from fedtwin_shared.privacy import CAVEAT
 
     hospital = read_directory(directory)
     rows = describe_spending(hospital)
+    lifetime = describe_lifetime(hospital, open_gate(hospital))
     if as_json:
-        studies = [asdict(row) for row in rows]
-        typer.echo(json.dumps({"site": hospital.config.name, "caveat": CAVEAT, "studies": studies}, indent=2))
+        shown: dict[str, object] = {"site": hospital.config.name, "caveat": CAVEAT}
+        shown["studies"] = [asdict(row) for row in rows]
+        if lifetime is not None:
+            shown["lifetime"] = asdict(lifetime)
+        typer.echo(json.dumps(shown, indent=2, default=str))
         return
     table = Table(title=f"{hospital.config.name}: spent ({CAVEAT})")
     for heading in ("study", "state", "steps", "histograms", "ε so far", "of the plan"):
@@ -171,6 +201,27 @@ def status(
         of_steps, of_releases = _of(row.steps, row.planned_steps), _of(row.releases, row.planned_releases)
         table.add_row(name, row.state, of_steps, of_releases, _number(row.epsilon), _number(row.price))
     Console().print(table)
+    if lifetime is not None:
+        _show_lifetime(lifetime)
+
+
+def _show_lifetime(lifetime: Lifetime) -> None:
+    """Show what each block of patients has spent, and the share of a lifetime that each approved study asks for."""
+    table = Table(title=f"of a lifetime of ε {lifetime.epsilon} at δ {lifetime.delta}")
+    for heading in ("patients", "ε so far", "left", *(study[:12] for study in lifetime.prices)):
+        table.add_column(heading, justify="left" if heading == "patients" else "right")
+    for block in lifetime.blocks:
+        asked = [[price for price in prices if price.block == block.block] for prices in lifetime.prices.values()]
+        table.add_row(block.block, f"{block.odometer:.3f}", f"{block.left:.1%}", *map(_asked, asked))
+    Console().print(table)
+
+
+def _asked(prices: list[PartPrice]) -> str:
+    words = (
+        f"{price.part} {'∞' if price.share is None else f'{price.share:.1%}'}{'' if price.affordable else ' refused'}"
+        for price in prices
+    )
+    return ", ".join(words)
 
 
 def _of(part: int, whole: int | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,8 +72,9 @@ def run(directory: Directory) -> None:
     """Run the coordinator in the foreground until SIGTERM or SIGINT."""
     from fedtwin_server.config import read_directory
     from fedtwin_server.coordinator import run_coordinator
-    from fedtwin_shared.supervision import stop_on_signals
+    from fedtwin_shared.supervision import end_with_supervisor, stop_on_signals
 
+    end_with_supervisor()
     found = read_directory(directory)
     with stop_on_signals() as stop:
         run_coordinator(found, stop, _say)
@@ -85,10 +85,9 @@ def front(directory: Directory) -> None:
     """Run the TLS front alone; `run` does it for you."""
     from fedtwin_server.config import read_directory, split_address
     from fedtwin_server.front import FrontSettings, serve_front
-    from fedtwin_shared.supervision import SUPERVISOR_VARIABLE, end_with_parent
+    from fedtwin_shared.supervision import end_with_supervisor
 
-    if SUPERVISOR_VARIABLE in os.environ:
-        end_with_parent()
+    end_with_supervisor()
     found = read_directory(directory)
     host, port = split_address(found.config.front.listen)
     serve_front(

@@ -233,6 +233,12 @@ def end_with_parent() -> None:
         raise SystemExit("the supervisor has ended")
 
 
+def end_with_supervisor() -> None:
+    """`end_with_parent` for a program that people start, too: only where a supervisor of ours has started it."""
+    if SUPERVISOR_VARIABLE in os.environ:
+        end_with_parent()
+
+
 def wait_until(check: Callable[[], bool], *, what: str, deadline_seconds: float, interval_seconds: float = 0.1) -> None:
     """Return once `check()` is true; raise SupervisionError naming `what` when the deadline has passed.
 

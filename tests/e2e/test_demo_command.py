@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedtwin_shared.flower_environment import flower_program
+from fedtwin_shared.supervision import wait_until
 from fedtwin_simulations.deployment import DeploymentError
 from fedtwin_simulations.specification import merge
 from fedtwin_simulations.toml_text import write_toml
@@ -55,7 +56,7 @@ def test_a_demo_ends_with_its_reports_and_without_its_processes(tmp_path: Path) 
     assert processes_under(tmp_path) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
     demo = start_demo(tmp_path)
     try:
@@ -72,4 +73,6 @@ def test_an_interrupted_demo_leaves_no_process(number: signal.Signals, tmp_path:
         demo.kill()
         demo.wait()
     assert demo.returncode not in (0, None)
+    if number is signal.SIGKILL:  # nobody is left to wait for them
+        wait_until(lambda: processes_under(tmp_path) == {}, what="their end", deadline_seconds=30)
     assert processes_under(tmp_path) == {}
