@@ -131,6 +131,11 @@ class HospitalDirectory:
         return self.root / "journal"
 
     @property
+    def ledger(self) -> Path:
+        """What was spent, of a hospital that began a ledger: then `journal` stays empty."""
+        return self.root / "ledger"
+
+    @property
     def quarantine(self) -> Path:
         """Rows of the hospital's own files that were not accepted; for the hospital's eyes only."""
         return self.root / "quarantine.csv"

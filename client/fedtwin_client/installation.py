@@ -11,6 +11,8 @@ from fedtwin_client.evaluation import release_histogram
 from fedtwin_client.file_journal import FileJournal
 from fedtwin_client.gate import open_gate
 from fedtwin_client.hospital import Hospital
+from fedtwin_client.hospital_ledger import CohortCommitments, open_journal
+from fedtwin_client.ledger_journal import LedgerJournal
 from fedtwin_client.randomness import SystemRandomness
 from fedtwin_client.reader import read_hospital
 from fedtwin_client.studies import StudyFolder, open_studies
@@ -24,7 +26,7 @@ class Installation:
 
     directory: HospitalDirectory
     hospital: Hospital
-    journal: FileJournal
+    journal: FileJournal | LedgerJournal
     studies: StudyFolder
 
 
@@ -35,7 +37,7 @@ def open_installation(directory: HospitalDirectory) -> Installation:
     """
     gate = open_gate(directory)
     studies = open_studies(directory, gate)
-    journal = FileJournal(directory.journal)
+    journal, commitments = open_journal(directory, studies)
     hospital = Hospital(
         gate=gate,
         coordinator=directory.config.coordinator.public_key,
@@ -43,13 +45,18 @@ def open_installation(directory: HospitalDirectory) -> Installation:
         policy=directory.config.policy,
         journal=journal,
         randomness=SystemRandomness(),
-        load_cohort=functools.partial(load_cohort, directory),
+        load_cohort=functools.partial(load_cohort, directory, commitments=commitments),
         train=train,
         release_histogram=release_histogram,
     )
     return Installation(directory=directory, hospital=hospital, journal=journal, studies=studies)
 
 
-def load_cohort(directory: HospitalDirectory, study: Study, site: str) -> Cohort:
+def load_cohort(
+    directory: HospitalDirectory, study: Study, site: str, *, commitments: CohortCommitments | None = None
+) -> Cohort:
     """Read the hospital's files and form the study's cohort; what is not accepted goes to the quarantine file."""
-    return form_cohort(read_hospital(directory.data, quarantine=directory.quarantine), study, site)
+    cohort = form_cohort(read_hospital(directory.data, quarantine=directory.quarantine), study, site)
+    if commitments is not None:
+        commitments.remember(study.digest, cohort)
+    return cohort

@@ -1,12 +1,12 @@
-"""What every study has spent of its plan, from the journal alone: also while the node runs, and without torch."""
+"""What every study has spent of its plan, from journal or ledger alone: also while the node runs, without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from fedtwin_client.config import HospitalDirectory
-from fedtwin_client.file_journal import read_spending
 from fedtwin_client.gate import open_gate
+from fedtwin_client.hospital_ledger import read_totals
 from fedtwin_client.journal import Spend
 from fedtwin_client.studies import ApprovedStudy, open_studies
 from fedtwin_shared.errors import FedtwinError
@@ -39,7 +39,7 @@ def describe_spending(directory: HospitalDirectory) -> tuple[StudySpending, ...]
 
     - a withdrawn study's spending stays visible
     """
-    spent = read_spending(directory.journal)
+    spent = read_totals(directory)
     studies = open_studies(directory, open_gate(directory))
     rows = []
     for digest in sorted({*studies.digests(), *spent}):

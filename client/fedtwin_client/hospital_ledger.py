@@ -1,0 +1,219 @@
+"""A hospital's own privacy ledger: begun once by its people, then the journal of its node for ever.
+
+Design note: a hospital without a ledger keeps the file journal, which knows studies but no lifetime. A ledger begins
+before anything was spent, at the (ε, δ) that its people state and an order from the studies they approved, and its
+folder is never given up for the file journal again: a ledger that is gone is an error and no new budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.file_journal import FileJournal, read_spending
+from fedtwin_client.gate import Gate
+from fedtwin_client.journal import JournalError, Spend, TaskKey
+from fedtwin_client.ledger_journal import (
+    LedgerJournal,
+    LifetimeClaim,
+    Membership,
+    Surroundings,
+    read_ledger,
+    spend_of,
+)
+from fedtwin_client.studies import STUDY_FILE, StudyFolder, open_studies
+from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.ledger.account import LedgerState
+from fedtwin_shared.ledger.block_report import BlockReport, PartPrice, describe_blocks, price_parts
+from fedtwin_shared.ledger.filter import choose_order
+from fedtwin_shared.ledger.mechanism import Mechanism, Use
+from fedtwin_shared.ledger.study_programme import StudyProgramme, plan_programme
+from fedtwin_shared.signing import digest
+
+if TYPE_CHECKING:  # torch and pandas, which nothing here needs
+    from fedtwin_client.cohort import Cohort
+
+KEY_FILE: Final = "membership.key"
+KEY_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetime:
+    """What a hospital's patients have spent of their lifetime, and what each approved study may still cost them."""
+
+    epsilon: Decimal
+    delta: Decimal
+    blocks: tuple[BlockReport, ...]
+    prices: Mapping[str, tuple[PartPrice, ...]]  # by digest of the study
+
+
+class CohortCommitments:
+    """Keyed digests of who is where: they tell an outsider nothing, and whoever holds the key can check them."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._parts: dict[str, bytes] = {}
+
+    def remember(self, study: str, cohort: Cohort) -> None:
+        """Keep who is in which part of a study, in this process only."""
+        parts = (("test", cohort.test), ("train", cohort.train))
+        lines = [f"{patient}\t{name}" for name, examples in parts for patient in examples.patients]
+        self._parts[study] = "\n".join(sorted(lines)).encode()
+
+    def find(self, key: TaskKey) -> Membership:
+        """Return the commitments for one task, another pair for each."""
+        parts = self._parts[key.study]
+        round_ = f"cohort {key.study}/{key.run}/{key.round}\n".encode()
+        task = f"blocks {key.study}/{key.run}/{key.round}/{key.attempt}/{key.task.value}\n".encode()
+        cohort, blocks = (hmac.new(self._key, label + parts, hashlib.sha256).hexdigest() for label in (round_, task))
+        return Membership(cohort=cohort, blocks=blocks)
+
+
+def begin_ledger(directory: HospitalDirectory, gate: Gate, *, epsilon: Decimal, delta: Decimal) -> LedgerState:
+    """Begin the ledger of a hospital that has spent nothing, for the lifetime of its patients.
+
+    Raises `ConfigurationError`, `JournalError`; `VerificationError` for an (ε, δ) that no order can reach.
+
+    - a ledger that is there is never begun anew
+    """
+    if (directory.ledger / KEY_FILE).exists():
+        raise ConfigurationError(file=directory.ledger, expected="no ledger yet", found="one")
+    if read_spending(directory.journal):
+        raise ConfigurationError(file=directory.journal, expected="a hospital that spent nothing", found="spending")
+    studies = open_studies(directory, gate)
+    programmes = [programme_of(directory, studies, study) for study in studies.digests()]
+    uses = _add_up(use for found in programmes if found for part in found.parts for use in part.programme)
+    claim = LifetimeClaim(
+        epsilon=epsilon,
+        delta=delta,
+        order=choose_order(epsilon, delta, uses),
+        programme=uses,
+        signer=gate.public_key,
+        site_policy=_digest_policy(directory),
+    )
+    directory.ledger.mkdir(mode=0o700, exist_ok=True)
+    surroundings = _surroundings(directory, studies, CohortCommitments(b""))  # nothing is charged here
+    with LedgerJournal(directory.ledger, claim=claim, surroundings=surroundings) as journal:
+        # A crash before the key is there leaves a ledger that no node opens, and that may be begun again as it is.
+        _write_key(directory.ledger / KEY_FILE)
+        return journal.state
+
+
+def open_journal(
+    directory: HospitalDirectory, studies: StudyFolder
+) -> tuple[FileJournal | LedgerJournal, CohortCommitments | None]:
+    """Return the hospital's journal: its ledger where one was begun; and what must be told of each cohort.
+
+    Raises `JournalError`.
+    """
+    if not directory.ledger.exists():
+        return FileJournal(directory.journal), None
+    state = read_ledger(directory.ledger)
+    if state is None or state.opening is None:
+        raise JournalError(file=directory.ledger, expected="the ledger that was begun", found="none")
+    opening = state.opening
+    claim = LifetimeClaim(
+        epsilon=opening.epsilon,
+        delta=opening.delta,
+        order=opening.order,
+        programme=opening.programme,
+        signer=opening.signer,
+        site_policy=_digest_policy(directory),
+    )
+    surroundings, commitments = _with_commitments(directory, studies)
+    return LedgerJournal(directory.ledger, claim=claim, surroundings=surroundings), commitments
+
+
+def read_totals(directory: HospitalDirectory) -> Mapping[str, Spend]:
+    """Return what was charged, by study digest, without a lock: also while the hospital runs. Raises `JournalError`."""
+    state = read_ledger(directory.ledger)
+    if state is None:
+        return read_spending(directory.journal)
+    return {study: spend_of(account) for study, account in state.studies.items()}
+
+
+def describe_lifetime(directory: HospitalDirectory, gate: Gate) -> Lifetime | None:
+    """Return what is left of a lifetime, and the price of each approved study for every block; None: no ledger."""
+    state = read_ledger(directory.ledger)
+    if state is None:
+        return None
+    studies = open_studies(directory, gate)
+    prices = {}
+    for study in studies.digests():
+        programme = programme_of(directory, studies, study)
+        if programme is not None:
+            prices[study] = price_parts(state, programme.parts)
+    return Lifetime(epsilon=state.claims[-1], delta=state.in_force.delta, blocks=describe_blocks(state), prices=prices)
+
+
+def programme_of(directory: HospitalDirectory, studies: StudyFolder, study: str) -> StudyProgramme | None:
+    """Return what an approved study may run; None for one that is not approved. Raises `VerificationError`."""
+    approved = studies.find(study)
+    if approved is None:
+        return None
+    envelope = (directory.studies / study / STUDY_FILE).read_bytes()
+    return plan_programme(approved.study, plan=digest(envelope))
+
+
+def digest_code() -> str:
+    """Return the digest of the program itself: every source file of the two packages that run at a hospital."""
+    import fedtwin_client
+    import fedtwin_shared
+
+    total = hashlib.sha256()
+    for package in (fedtwin_client, fedtwin_shared):
+        folder = Path(package.__path__[0])
+        for file in sorted(folder.rglob("*.py")):
+            total.update(f"{package.__name__}/{file.relative_to(folder).as_posix()}\n".encode())
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _with_commitments(directory: HospitalDirectory, studies: StudyFolder) -> tuple[Surroundings, CohortCommitments]:
+    try:
+        key = (directory.ledger / KEY_FILE).read_bytes()
+    except OSError as err:
+        raise JournalError(
+            file=directory.ledger / KEY_FILE, expected="the key of the ledger's digests", found="none"
+        ) from err
+    commitments = CohortCommitments(key)
+    return _surroundings(directory, studies, commitments), commitments
+
+
+def _surroundings(directory: HospitalDirectory, studies: StudyFolder, commitments: CohortCommitments) -> Surroundings:
+    return Surroundings(
+        find_programme=lambda study: programme_of(directory, studies, study),
+        find_membership=commitments.find,
+        code=digest_code(),
+        recipient=directory.config.coordinator.public_key,
+        clock=time.time,
+        draw=secrets.token_bytes,
+    )
+
+
+def _add_up(uses: Iterable[Use]) -> tuple[Use, ...]:
+    counts: dict[Mechanism, int] = {}
+    for use in uses:
+        counts[use.mechanism] = counts.get(use.mechanism, 0) + use.count
+    return tuple(Use(mechanism=mechanism, count=count) for mechanism, count in counts.items())
+
+
+def _digest_policy(directory: HospitalDirectory) -> str:
+    return digest(directory.config.policy.model_dump_json().encode())
+
+
+def _write_key(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
