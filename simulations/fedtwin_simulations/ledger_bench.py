@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import statistics
@@ -85,16 +86,16 @@ def bench_ledger(say: Callable[[str], None]) -> Bench:
                 holds=ours >= SYNC_GOAL_SHARE * raw,
             ),
             BenchRow(
-                case="a round: cohort, reserve, start, seal, release, each durable, and a signed checkpoint: median",
+                case="a round: cohort and reserve, start, seal, release, and a signed checkpoint, each durable: median",
                 ours=a_round,
-                baseline=6000 / raw,
-                baseline_name="six raw synced writes",
+                baseline=5000 / raw,
+                baseline_name="five raw synced writes",
                 unit="ms",
                 goal=f"at most {ROUND_GOAL_MILLISECONDS:g} ms",
                 holds=a_round <= ROUND_GOAL_MILLISECONDS,
             ),
             BenchRow(
-                case=f"verifying a bundle of {SMALL:,} entries, offline: best of 3",
+                case=f"verifying a bundle of {SMALL:,} entries, offline, one core: best of 3",
                 ours=small,
                 baseline=None,
                 baseline_name="",
@@ -151,12 +152,14 @@ def time_rounds(folder: Path, *, rounds: int = 40) -> float:
     entries = make_history(5 * rounds + 3)
     history, found = History(), []
     with LogWriter(folder / "rounds.sqlite") as log:
-        batches = [[next(entries) for _ in range(3)], *([next(entries) for _ in range(5)] for _ in range(rounds))]
-        for batch in batches:
+        for number in range(rounds + 1):
+            made = list(itertools.islice(entries, 5 if number else 3))
             began = time.perf_counter()
-            for entry in batch:
-                history.add(entry)
-                log.append([NewEntry(key=entry.key, kind=entry.TYPE, body=encode_entry(entry))])
+            # What is written together: the opening of the ledger; a round's cohort and its reservation.
+            for batch in (made[:2], *([entry] for entry in made[2:])):
+                for entry in batch:
+                    history.add(entry)
+                log.append([NewEntry(key=entry.key, kind=entry.TYPE, body=encode_entry(entry)) for entry in batch])
             text = Checkpoint(origin=ORIGIN, size=log.size, root=log.root()).text
             log.keep_note(format_note(text, [sign_note(text, name=ORIGIN, key=key)]))
             found.append(time.perf_counter() - began)
@@ -179,7 +182,10 @@ def time_proofs(folder: Path, entries: list[bytes], *, proofs: int = 200) -> flo
 
 
 def time_verification(entries: list[bytes]) -> float:
-    """Return seconds of verifying a bundle of these entries. Raises `RuntimeError` where it does not hold."""
+    """Return seconds of one core, which waits for no disk, to verify a bundle of these entries.
+
+    Raises `RuntimeError` where it does not hold.
+    """
     log = Ed25519PrivateKey.generate()
     keys = {f"witness.example/{number}": Ed25519PrivateKey.generate() for number in range(WITNESSES)}
     text = Checkpoint(origin=ORIGIN, size=len(entries), root=compute_root(entries)).text
@@ -193,9 +199,9 @@ def time_verification(entries: list[bytes]) -> float:
         witnesses=tuple(str(make_verifier_key(name, key, algorithm=COSIGNATURE)) for name, key in keys.items()),
         faulty=1,
     )
-    began = time.perf_counter()
+    began = time.process_time()
     found = verify_bundle(data, pinned=pinned, replay=verify_history)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     if not isinstance(found, VerifiedBundle):
         raise RuntimeError(f"a bundle that was just made does not hold: {found[0]}")
     return seconds

@@ -107,3 +107,11 @@ def test_two_quorums_share_an_honest_witness(witnesses: int) -> None:
 def test_too_few_witnesses_have_no_quorum(witnesses: int, faulty: int) -> None:
     with pytest.raises(ConfigurationError):
         quorum(witnesses, faulty=faulty)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 71, 73])
+def test_a_cosignature_of_another_length_is_refused(length: int) -> None:
+    (line,) = lines(0)
+    other = NoteSignature(name=line.name, key_id=line.key_id, signature=(line.signature + bytes(1))[:length])
+    with pytest.raises(VerificationError, match=r"witness\.example/0"):
+        verify_cosignatures(parse_note(format_note(TEXT, [other])), WITNESSES, required=0)

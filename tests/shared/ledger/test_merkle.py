@@ -210,3 +210,12 @@ def flip(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
+
+
+def test_an_inner_node_is_not_proven_to_be_a_leaf() -> None:
+    # Its hash and the upper part of a leaf's path lead to the true root; only the length of the path tells.
+    entries = entries_of(4)
+    node, root = Stored(entries).node, compute_root(entries)
+    upper = prove_inclusion(0, 4, node)[1:]
+    with pytest.raises(VerificationError, match="too short"):
+        verify_inclusion(node(1, 0), index=0, size=4, proof=upper, root=root)
