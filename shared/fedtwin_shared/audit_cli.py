@@ -81,11 +81,11 @@ def verify(
 ) -> None:
     """Recompute everything in a bundle, offline; exit with 0 if all of it holds, else with 1 and what failed."""
     from fedtwin_shared.ledger.pins import read_pinned_keys
-    from fedtwin_shared.ledger.state import verify_history
+    from fedtwin_shared.ledger.second_opinion import recompute_history
     from fedtwin_shared.ledger.statement import describe_ledger
     from fedtwin_shared.ledger.verification import VerifiedBundle, read_bundle_file, verify_bundle
 
-    found = verify_bundle(read_bundle_file(bundle), pinned=read_pinned_keys(keys), replay=verify_history)
+    found = verify_bundle(read_bundle_file(bundle), pinned=read_pinned_keys(keys), replay=recompute_history)
     if not isinstance(found, VerifiedBundle):
         failures = [str(finding) for finding in found]
         if as_json:

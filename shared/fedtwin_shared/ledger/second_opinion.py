@@ -6,6 +6,7 @@ loss of dp-accounting. Floating point: it confirms a price and never replaces on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import dp_accounting
@@ -17,6 +18,7 @@ from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.ledger.account import LedgerState
 from fedtwin_shared.ledger.mechanism import DiscreteLaplace, Gaussian, Mechanism, NotPrivate, PoissonGaussian
 from fedtwin_shared.ledger.renyi import NANO, ORDERS, price_of
+from fedtwin_shared.ledger.state import verify_history
 
 RELATIVE_TOLERANCE: Final = 1e-6  # largest difference seen over q = 1e-6 … 0.9, σ = 0.3 … 100: below 1e-7
 # Double precision leaves about 1e-16 of a moment near 1; ours is rounded up by at most 1 nano.
@@ -62,6 +64,16 @@ def verify_prices(state: LedgerState) -> None:
     programmes = [part.programme for account in state.studies.values() for part in account.enrolment.parts]
     for mechanism in {use.mechanism for programme in programmes for use in programme}:
         verify_price(mechanism)
+
+
+def recompute_history(entries: Iterable[bytes]) -> LedgerState:
+    """Return the state after a whole ledger, all of whose prices two computations agree on; what an auditor calls.
+
+    Raises `VerificationError`, `TransitionError`.
+    """
+    state = verify_history(entries)
+    verify_prices(state)
+    return state
 
 
 def _sum_discrete_laplace(parameter: float, sensitivity: int) -> tuple[float, ...]:
