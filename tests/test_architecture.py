@@ -40,7 +40,16 @@ PRIVATE_FLOWER_FILES = {
 PUBLIC_FLOWER = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
 PATIENT_NOUNS = {"Observation", "PatientTwin", "Cohort", "HospitalRecords", "Examples"}
 # torch draws nothing private but through the one module that names its randomness.
-BASE_MODULES = ("fedtwin_shared.cli", "fedtwin_shared.audit_cli", "fedtwin_shared.round", "fedtwin_shared.documents")
+BASE_MODULES = (
+    "fedtwin_shared.cli",
+    "fedtwin_shared.audit_cli",
+    "fedtwin_shared.round",
+    "fedtwin_shared.documents",
+    "fedtwin_shared.ledger.export",
+    "fedtwin_shared.ledger.statement",
+    "fedtwin_shared.ledger.witness_client",
+    "fedtwin_shared.ledger.witness_store",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
