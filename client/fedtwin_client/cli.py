@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedtwin_client import conformance_cli, store_cli
+from fedtwin_client.ingest import device_cli
 
 if TYPE_CHECKING:
     from fedtwin_client.hospital_ledger import Lifetime
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True, add_completion=False)
 app.add_typer(store_cli.store, name="store")
+app.add_typer(device_cli.app, name="device")
 app.command()(store_cli.forget)
 app.command()(store_cli.export)
 app.command()(conformance_cli.conformance)

@@ -23,8 +23,8 @@ from fedtwin_client.ingest.records import AdministrationRecord, ConsentRecord, P
 from fedtwin_client.observation_batch import NO_SEQUENCE
 from fedtwin_client.quarantine import Reason
 
-MAXIMUM_BYTES: Final = 1 << 24
-MEMORY_FACTOR: Final = 40
+MAXIMUM_BYTES: Final = 1 << 23  # what is larger comes as NDJSON, in parts
+MEMORY_FACTOR: Final = 120
 
 _ACCEPTED_STATUS: Final = {"final": SOUND, "amended": SOUND, "corrected": SOUND, "preliminary": DOUBTFUL}
 _PURPOSES: Final = 64  # more of them is no small record
@@ -230,8 +230,11 @@ def read_ndjson(data: bytes, draft: Draft) -> Document:
     """
     if len(data) > MAXIMUM_BYTES:
         return TOO_LARGE
-    resources = [("", _read_resource(line)) for line in data.split(b"\n") if line.strip()]
-    return _read_entries(resources, draft)
+    begin, records = len(draft.rows), list[Record]()
+    for line in data.split(b"\n"):
+        if line.strip():
+            records += _read_entry(_read_resource(line), draft, _NO_ALIASES)
+    return Document(rows=len(draft.rows) - begin, records=tuple(records))
 
 
 def _read_mixed(data: bytes, draft: Draft) -> Document:
@@ -265,15 +268,26 @@ def _read_entries(entries: Sequence[tuple[str, Resource | Reason | None]], draft
     begin, records = len(draft.rows), list[Record]()
     aliases = {url: one.id for url, one in entries if url and isinstance(one, Patient) and one.id}
     for _, resource in entries:
-        if type(resource) is Observation:  # nearly all of them
-            _append_observation(resource, draft, aliases)
-        elif resource is None:
-            draft.set_aside(Reason.NOT_USED)
-        elif isinstance(resource, Reason):
-            draft.set_aside(resource)
-        elif (record := _take(resource, draft, aliases)) is not None:
-            records.append(record)
+        records += _read_entry(resource, draft, aliases)
     return Document(rows=len(draft.rows) - begin, records=tuple(records))
+
+
+def _read_entry(
+    resource: Resource | Reason | None, draft: Draft, aliases: Mapping[str, str]
+) -> tuple[()] | tuple[Record]:
+    """Append an entry's rows, at least one, unless it is a record, which is returned."""
+    if type(resource) is Observation:  # nearly all of them
+        _append_observation(resource, draft, aliases)
+    elif resource is None:
+        draft.set_aside(Reason.NOT_USED)
+    elif isinstance(resource, Reason):
+        draft.set_aside(resource)
+    elif (record := _take(resource, draft, aliases)) is not None:
+        return (record,)
+    return ()
+
+
+_NO_ALIASES: Final[Mapping[str, str]] = {}
 
 
 def _take(resource: Resource, draft: Draft, aliases: Mapping[str, str]) -> Record | None:

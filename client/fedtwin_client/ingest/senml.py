@@ -19,7 +19,7 @@ from fedtwin_client.observation_batch import LATEST, NO_SEQUENCE
 from fedtwin_client.quarantine import Reason
 
 MAXIMUM_BYTES: Final = 1 << 20
-MEMORY_FACTOR: Final = 80
+MEMORY_FACTOR: Final = 120
 VERSION: Final = 10  # RFC 8428 §4.4
 RELATIVE: Final = 2.0**28  # §4.5.3: a smaller time is relative to now
 
