@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,15 @@ from fedtwin_client.cohort import Examples
 from fedtwin_client.networks import Network, build_network, extract_parameters
 from fedtwin_client.training import grid, private_step, train
 from fedtwin_client.training.batch import Batch, Slots, as_batch
+from fedtwin_client.training.engine import make_patient_gradients
 from fedtwin_client.training.gradient import check_layers, sum_losses
 from fedtwin_client.training.patient_gradients import MakeGradients, OpacusGradients
 from fedtwin_client.training.private_step import PrivateStep
 from fedtwin_shared.models import Parameters, parameter_shapes
 from fedtwin_shared.study import Study
 from tests.client.small import MODELS, Seeded, make_examples, small_study, take
-from tests.client.training.test_patient_gradients import ENGINES
 
+ENGINES: Sequence[MakeGradients] = [OpacusGradients, make_patient_gradients]  # the reference, and what trains here
 CLIP = 0.5
 PATIENTS = 20  # that the plan states; the cohorts below have other numbers
 SILENT = 1e-9  # a noise multiplier too small to see
@@ -199,12 +200,14 @@ def test_a_patients_integers_are_the_same_whatever_other_patients_there_are(
         assert np.array_equal(parts[0] + parts[1], everybody)
 
 
+@pytest.mark.parametrize("make", ENGINES)
 @pytest.mark.parametrize("name", MODELS)
-def test_the_sum_before_noise_agrees_with_opacus(name: str) -> None:
+def test_the_sum_before_noise_agrees_with_opacus(make: MakeGradients, name: str) -> None:
     study = step_study(name)
     examples = make_examples(study, 13)
     network = build_network(study, random_parameters(study))
-    found = make_step(network, clip=CLIP, positive_weight=POSITIVE_WEIGHT).sum_patients(as_batch(examples))
+    step = make_step(network, make_gradients=make, clip=CLIP, positive_weight=POSITIVE_WEIGHT)
+    found = step.sum_patients(as_batch(examples))
     oracle = build_network(study, random_parameters(study))
     sampled = GradSampleModule(oracle, loss_reduction="sum")
     optimizer = DPOptimizer(
