@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fedtwin_client.ingest.codes import find_meaning
 from fedtwin_client.observation import SIGNAL_KEYS
-from fedtwin_client.observation_batch import NO_SEQUENCE, ObservationBatch, Quality
+from fedtwin_client.observation_batch import FIRST_TIME, LAST_TIME, NO_SEQUENCE, ObservationBatch, Quality
 from fedtwin_client.quarantine import REASONS, Reason, Verdicts
 from fedtwin_shared.signal import SIGNALS
 
@@ -168,6 +168,7 @@ def believe(readings: Readings, verdicts: Verdicts, *, device: str, shift: int =
     milliseconds are added to every time: the device's clock corrected.
 
     - accepted plus set aside is all of them
+    - a time before the year 1 or after 9999 is never accepted
     - an unknown code, a unit that the signal is not measured in, or a value out of its range is never accepted
     """
     signal, factor, offset = _meanings(readings)
@@ -176,6 +177,8 @@ def believe(readings: Readings, verdicts: Verdicts, *, device: str, shift: int =
         value = readings.value * factor + offset
     for index in np.unique(readings.fault[readings.fault >= 0]).tolist():
         verdicts.reject(readings.fault == index, REASONS[index])
+    time = readings.time + shift
+    verdicts.reject((time < FIRST_TIME) | (time > LAST_TIME), Reason.TIME_UNREADABLE)
     verdicts.reject(~patient_known, Reason.PATIENT_MISSING)
     verdicts.reject(signal < 0, Reason.UNKNOWN_SIGNAL)
     verdicts.reject(np.isnan(factor), Reason.UNKNOWN_UNIT)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedtwin_client.ingest.packed import BYTES_A_READING, MAXIMUM_BYTES, read_message, write_message
 from fedtwin_client.ingest.readings import Readings
 from fedtwin_client.observation_batch import NO_SEQUENCE
+from fedtwin_client.quarantine import Reason
 from tests.client.ingest.foreign import INPUTS, judge
 
 MESSAGE = write_message(
@@ -77,6 +78,12 @@ def test_what_does_not_add_up_is_refused(data: bytes) -> None:
 def test_an_index_that_points_nowhere_is_refused() -> None:
     at = len(MESSAGE) - 3 - 6
     assert isinstance(read_message(MESSAGE[:at] + b"\2" + MESSAGE[at + 1 :]), str)
+
+
+def test_a_time_that_no_calendar_has_is_set_aside() -> None:
+    readings = read_message(MESSAGE[:20] + (2**51).to_bytes(8, "little") + MESSAGE[28:])
+    assert isinstance(readings, Readings)
+    assert judge(readings).set_aside.counts() == {Reason.TIME_UNREADABLE: 3}
 
 
 def test_a_value_that_is_no_number_is_set_aside() -> None:
