@@ -29,6 +29,7 @@ from fedtwin_simulations.deployment import (
 from fedtwin_simulations.ingest_bench import bench_ingest
 from fedtwin_simulations.ledger_bench import bench_ledger
 from fedtwin_simulations.one_process import run_study
+from fedtwin_simulations.plant_bench import bench_plant
 from fedtwin_simulations.private_step_bench import bench_private_step
 from fedtwin_simulations.results import Bench, BenchRow
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
@@ -95,6 +96,7 @@ BENCHES: Mapping[str, Callable[[Say], Bench]] = {
     "ledger": bench_ledger,
     "ingest": bench_ingest,
     "private-step": bench_private_step,
+    "plant": bench_plant,
 }
 
 

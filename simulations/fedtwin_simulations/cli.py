@@ -121,14 +121,23 @@ def bench(
 
 @app.command()
 def hospitals(
-    folder: Annotated[Path, typer.Argument(help="where one directory per hospital is written")],
+    folder: Annotated[Path, typer.Argument(help="a new or empty folder; one directory per hospital is written")],
+    consortium: Annotated[
+        Path | None, typer.Option(help="TOML of the hospitals; without it, `sites` usual ones")
+    ] = None,
     sites: Annotated[int, typer.Option(min=1, help="number of hospitals")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="of the patients")] = 0,
 ) -> None:
     """Write simulated hospitals' files, in the format that a real hospital's reader expects."""
+    from fedtwin_simulations.consortium_file import check_empty, write_consortium
     from fedtwin_simulations.virtual_hospitals import write_hospitals
 
-    for site in write_hospitals(folder, count=sites, seed=seed):
+    if consortium is not None:
+        written = write_consortium(consortium, folder)
+    else:
+        check_empty(folder)
+        written = write_hospitals(folder, count=sites, seed=seed)
+    for site in written:
         typer.echo(folder / site)
 
 

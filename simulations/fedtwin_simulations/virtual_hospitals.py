@@ -1,156 +1,162 @@
-"""The product's own hospitals: virtual patients who get better or worse, written in a hospital's own file format.
+"""The product's own hospitals: virtual patients of the plant, written in a hospital's own file format.
 
-Design note: one latent severity per patient moves every vital sign, so that the task is learnable, and everything that
-makes real data hard is on top of it: hospitals with different patients, personal baselines, two organ systems that fail
-separately, sensor noise, values missing at random, laboratory values twice a day, and a few broken rows (impossible
-values, wrong units, two rows for one instant) for the reader to quarantine.
-
-The process, per patient and hour t (all draws from one seeded generator):
-  - set point m = case mix + AGE_EFFECT · (age - 65)/15 + N(0, SET_POINT_SD²)
-  - severity s, an Ornstein-Uhlenbeck process around m (Uhlenbeck, Ornstein 1930, Phys Rev 36:823), discretised exactly:
-    s(t + 1) = m + (s(t) - m)·a + N(0, SPREAD²·(1 - a²)), a = exp(-1 h / RELAXATION_HOURS), s(0) stationary
-  - a share c of it is circulatory, 1 - c respiratory; each `Response` says which share moves its signal, and how far
-  - outcome `deteriorated`: Bernoulli(logistic(INTERCEPT + SLOPE · s(24 h)))
-The slopes of the responses are round clinical numbers, not fitted to any patient; nobody in here exists.
+Design note: what a hospital's files say is what its devices and people charted of its patients' true courses: sensors
+with faults, values that nobody wrote down (more of them in quiet patients), its own units and codes, and a few broken
+rows (impossible values, wrong units, two rows for one instant) for the reader to quarantine. The outcome
+`deteriorated` is drawn from the true risk at the hour of decision, which no file holds and `HospitalTables.risk` keeps.
+Nobody in here exists.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fedtwin_client.units import CONVERSIONS
+from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.signal import SIGNALS
 from fedtwin_simulations.datasets.hospital_files import OBSERVATIONS_FILE, PATIENTS_FILE
+from fedtwin_simulations.plant.lifestyle import plan_days
+from fedtwin_simulations.plant.outcome import compute_risk, draw_outcomes
+from fedtwin_simulations.plant.patient import Patients, Population, draw_patients
+from fedtwin_simulations.plant.sensor import CHANNELS, Device, chart
+from fedtwin_simulations.plant.simulate import Course, begin, read_signals, run
 
 Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 HOURS = 48  # the longest stay that is simulated; the shortest is half of it
-DECISION_HOUR = 24  # the outcome depends on the severity at this hour
-RELAXATION_HOURS = 12.0
-SPREAD = 0.7
-SET_POINT_SD = 0.9
-AGE_EFFECT = 0.35
-INTERCEPT, SLOPE = -2.9, 1.9  # about one patient in six deteriorates
+DECISION_HOUR = 24  # the outcome depends on the true state at this hour
+RECORD_MINUTES = 15
+BATCH = 1000  # patients simulated together, which bounds the memory
+MOST_BATCHES = 20  # for each batch of patients that is wanted, before a share of events counts as out of reach
 BROKEN_SHARE = 0.0005  # of all observations, for each kind of broken row
+VIGILANT_STRAIN = 0.5  # the oxygen strain at which a patient gets all the attention there is
 
 _ADMITTED = pd.Timestamp("2024-01-01T00:00:00Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseMix:
-    """What distinguishes one hospital: how many patients, how old, how ill, and which organ fails."""
+class Charting:
+    """How a hospital writes down.
 
-    site: str
-    patients: int
-    age_mean: float
-    male_share: float
-    severity: float
-    circulatory_share: float
-    observed_share: float  # of the vital signs that were due, those that were recorded
+    observed: share of due values that are charted. vigilance: added to it for the most ill. units: signal -> another
+    UCUM unit that it uses. heaping: heart rates are rounded to multiples of it. unknown: share of facts left empty.
+    coded: probability that a known diabetes is coded.
+    """
+
+    observed: float = 0.8
+    vigilance: float = 0.1
+    units: Mapping[str, str] = field(default_factory=dict)
+    heaping: int = 1
+    unknown: float = 0.02
+    coded: float = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """How one signal follows severity: value = typical + slope · severity + personal baseline + noise (ln on "log")."""
+class CaseMix:
+    """One hospital. event_share: of patients with the outcome (a shift of labels alone), or as the risk has it."""
 
-    signal: str
-    typical: float
-    slope: float
-    moved_by: Literal["circulation", "breathing", "both"]
-    baseline_sd: float
-    noise_sd: float
-    every_hours: int
-    digits: int
+    site: str
+    patients: int
+    population: Population
+    device: Device = field(default_factory=Device)
+    charting: Charting = field(default_factory=Charting)
+    event_share: float | None = None
 
 
 CASE_MIXES = (
     CaseMix(
         site="city",
         patients=700,
-        age_mean=66,
-        male_share=0.54,
-        severity=0.1,
-        circulatory_share=0.5,
-        observed_share=0.8,
+        population=Population(
+            age_mean=66,
+            male_share=0.54,
+            scenarios={
+                "stable": 0.55,
+                "sepsis": 0.12,
+                "haemorrhage": 0.06,
+                "respiratory_failure": 0.09,
+                "postoperative": 0.13,
+                "hypoglycaemia": 0.05,
+            },
+        ),
     ),
     CaseMix(
         site="coast",
         patients=450,
-        age_mean=73,
-        male_share=0.48,
-        severity=-0.1,
-        circulatory_share=0.35,
-        observed_share=0.6,
+        population=Population(
+            age_mean=73,
+            male_share=0.48,
+            frailty=1.1,
+            smoker_share=0.3,
+            scenarios={
+                "stable": 0.55,
+                "sepsis": 0.1,
+                "respiratory_failure": 0.2,
+                "postoperative": 0.1,
+                "hypoglycaemia": 0.05,
+            },
+        ),
+        device=Device(noise=1.2, gap_share=0.08, skew_minutes=3),
+        charting=Charting(observed=0.6, units={"temperature": "[degF]"}, heaping=2),
     ),
     CaseMix(
         site="university",
         patients=1000,
-        age_mean=58,
-        male_share=0.57,
-        severity=0.4,
-        circulatory_share=0.65,
-        observed_share=0.9,
+        population=Population(
+            age_mean=58,
+            age_sd=16,
+            male_share=0.57,
+            severity=0.6,
+            scenarios={
+                "stable": 0.4,
+                "sepsis": 0.2,
+                "haemorrhage": 0.12,
+                "respiratory_failure": 0.1,
+                "postoperative": 0.18,
+            },
+        ),
+        device=Device(noise=0.8, artefact_share=0.005, gap_share=0.02),
+        charting=Charting(observed=0.9, units={"glucose": "mmol/L", "creatinine": "umol/L"}),
     ),
     CaseMix(
         site="valley",
         patients=400,
-        age_mean=69,
-        male_share=0.51,
-        severity=-0.4,
-        circulatory_share=0.45,
-        observed_share=0.5,
+        population=Population(
+            age_mean=69,
+            male_share=0.51,
+            frailty=0.85,
+            type_two_share=0.25,
+            scenarios={
+                "stable": 0.7,
+                "sepsis": 0.08,
+                "haemorrhage": 0.04,
+                "respiratory_failure": 0.06,
+                "postoperative": 0.12,
+            },
+        ),
+        device=Device(noise=1.3, artefact_share=0.02, gap_share=0.1, skew_minutes=-4),
+        charting=Charting(observed=0.55, heaping=4, unknown=0.05, coded=0.7),
     ),
-)
-
-
-def _response(
-    signal: str,
-    typical: float,
-    slope: float,
-    moved_by: Literal["circulation", "breathing", "both"],
-    baseline_sd: float,
-    noise_sd: float,
-    every_hours: int,
-    digits: int,
-) -> Response:
-    """Shorten the table below."""
-    return Response(
-        signal=signal,
-        typical=typical,
-        slope=slope,
-        moved_by=moved_by,
-        baseline_sd=baseline_sd,
-        noise_sd=noise_sd,
-        every_hours=every_hours,
-        digits=digits,
-    )
-
-
-RESPONSES = (
-    _response("heart_rate", 82, 10, "both", 11, 5, 1, 0),
-    _response("mean_pressure", 84, -8, "circulation", 9, 5, 1, 0),
-    _response("systolic_pressure", 126, -11, "circulation", 14, 7, 1, 0),
-    _response("respiratory_rate", 17, 3, "breathing", 2.5, 1.8, 1, 0),
-    _response("pulse_oximetry", 96.5, -1.6, "breathing", 1.2, 0.9, 1, 0),
-    _response("temperature", 36.9, 0.3, "both", 0.3, 0.2, 4, 1),
-    _response("lactate", np.log(1.4), 0.45, "circulation", 0.25, 0.12, 12, 1),
-    _response("creatinine", np.log(0.95), 0.25, "circulation", 0.35, 0.06, 12, 2),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HospitalTables:
-    """One hospital's two files, before they are written."""
+    """One hospital's two files, before they are written, and the true risk[patients], which is in neither."""
 
     site: str
     patients: pd.DataFrame
     observations: pd.DataFrame
+    risk: Array
 
 
 def list_case_mixes(count: int) -> tuple[CaseMix, ...]:
@@ -173,55 +179,76 @@ def write_hospitals(target: Path, *, count: int = 4, seed: int = 0) -> tuple[str
     """
     cases = list_case_mixes(count)
     for case in cases:
-        tables = simulate_hospital(case, seed=seed)
-        folder = target / case.site
-        folder.mkdir(parents=True, exist_ok=True)
-        tables.patients.to_csv(folder / PATIENTS_FILE, index=False)
-        tables.observations.to_parquet(folder / OBSERVATIONS_FILE, index=False)
+        write_hospital(target / case.site, case, seed=seed)
     return tuple(case.site for case in cases)
 
 
+def write_hospital(folder: Path, case: CaseMix, *, seed: int) -> HospitalTables:
+    """Write one hospital's files and return what is in them."""
+    tables = simulate_hospital(case, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables.patients.to_csv(folder / PATIENTS_FILE, index=False)
+    tables.observations.to_parquet(folder / OBSERVATIONS_FILE, index=False)
+    return tables
+
+
 def simulate_hospital(case: CaseMix, *, seed: int) -> HospitalTables:
-    """Return the patients and observations of one virtual hospital."""
+    """Return the patients and observations of one virtual hospital.
+
+    Raises `ConfigurationError` when its share of events is out of its patients' reach.
+    """
     name = zlib.crc32(case.site.encode())
     generator = np.random.default_rng([seed, name])
-    identifiers = _draw_identifiers(case.patients, name, generator)
-    age = np.clip(generator.normal(case.age_mean, 14, case.patients), 18, 100).round()
-    severity = simulate_severity(case, age, generator)
-    patients = pd.DataFrame(
-        {
-            "patient": identifiers,
-            "admitted": [
-                f"{_ADMITTED + pd.Timedelta(minutes=int(minute)):%Y-%m-%dT%H:%M:%SZ}"
-                for minute in generator.integers(0, 365 * 24 * 60, case.patients)
-            ],
-            "age": age.astype(int),
-            "sex": np.where(generator.random(case.patients) < case.male_share, "male", "female"),
-            "deteriorated": draw_outcomes(severity, generator).astype(int),
-        }
+    identifiers = np.array(_draw_identifiers(case.patients, name, generator))
+    events = None if case.event_share is None else round(case.event_share * case.patients)
+    wanted = (
+        {True: case.patients, False: case.patients} if events is None else {True: events, False: case.patients - events}
     )
-    observations = _observe(case, patients, severity, generator)
+    found, batches = 0, 0
+    people: list[pd.DataFrame] = []
+    charts: list[pd.DataFrame] = []
+    risks: list[Array] = []
+    while found < case.patients:
+        batches += 1
+        if batches > MOST_BATCHES * math.ceil(case.patients / BATCH):
+            raise ConfigurationError(
+                field=f"{case.site}.event_share",
+                expected="a share that its patients can reach",
+                found=f"{case.event_share}",
+            )
+        size = min(BATCH, case.patients - found if events is None else case.patients)
+        patients, course = _live(case, size, [seed, name, batches], generator)
+        risk = compute_risk(course["strain"][:, DECISION_HOUR * 60 // RECORD_MINUTES], patients.age)
+        outcome = draw_outcomes(risk, generator)
+        chosen = _choose(outcome, wanted)
+        for label in (True, False):
+            wanted[label] -= int((outcome[chosen] == label).sum())
+        own = identifiers[found : found + len(chosen)]
+        table = _describe(case, own, patients, outcome, chosen, generator)
+        charts.append(_observe(case, table, patients, course, chosen, generator))
+        people.append(table)
+        risks.append(risk[chosen])
+        found += len(chosen)
+    observations = _break_rows(pd.concat(charts, ignore_index=True), generator).reset_index(drop=True)
     return HospitalTables(
-        site=case.site, patients=patients, observations=_break_rows(observations, generator).reset_index(drop=True)
+        site=case.site,
+        patients=pd.concat(people, ignore_index=True),
+        observations=observations,
+        risk=np.concatenate(risks),
     )
 
 
-def simulate_severity(case: CaseMix, age: Array, generator: np.random.Generator) -> Array:
-    """Return the latent severity[patients, hours] at hours 0 to `HOURS`."""
-    set_point = case.severity + AGE_EFFECT * (age - 65) / 15 + generator.normal(0, SET_POINT_SD, len(age))
-    decay = np.exp(-1 / RELAXATION_HOURS)
-    severity = np.empty((len(age), HOURS + 1))
-    severity[:, 0] = set_point + generator.normal(0, SPREAD, len(age))
-    for hour in range(HOURS):
-        shock = generator.normal(0, SPREAD * np.sqrt(1 - decay**2), len(age))
-        severity[:, hour + 1] = set_point + (severity[:, hour] - set_point) * decay + shock
-    return severity
+def _live(case: CaseMix, size: int, seed: list[int], generator: np.random.Generator) -> tuple[Patients, Course]:
+    """Draw some patients and let them live for `HOURS`."""
+    patients = draw_patients(case.population, size, generator)
+    acts = plan_days(patients, minutes=HOURS * 60, generator=generator)
+    return patients, run(patients, begin(patients), minutes=HOURS * 60, seed=seed, acts=acts, every=RECORD_MINUTES)
 
 
-def draw_outcomes(severity: Array, generator: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Return who deteriorates[patients], by the severity at `DECISION_HOUR`."""
-    risk = 1 / (1 + np.exp(-(INTERCEPT + SLOPE * severity[:, DECISION_HOUR])))
-    return np.asarray(generator.random(len(risk)) < risk)
+def _choose(outcome: npt.NDArray[np.bool_], wanted: Mapping[bool, int]) -> Rows:
+    """Return the first patients of each label, no more than are wanted: who has a label is who he would be anywhere."""
+    number = np.where(outcome, np.cumsum(outcome), np.cumsum(~outcome))
+    return np.flatnonzero(number <= np.where(outcome, wanted[True], wanted[False]))
 
 
 def _draw_identifiers(count: int, name: int, generator: np.random.Generator) -> list[str]:
@@ -230,36 +257,77 @@ def _draw_identifiers(count: int, name: int, generator: np.random.Generator) -> 
     return [f"mrn-{name:08x}-{number:07d}" for number in numbers]
 
 
-def _observe(case: CaseMix, patients: pd.DataFrame, severity: Array, generator: np.random.Generator) -> pd.DataFrame:
-    """Sample every signal at its own pace until discharge, some of it missing at random."""
-    count = len(patients)
-    stay = generator.integers(HOURS // 2, HOURS + 1, count)
-    # Beta with mean `circulatory_share` and a standard deviation near 0.2: most patients have a leading organ.
-    circulatory = generator.beta(4 * case.circulatory_share, 4 * (1 - case.circulatory_share), count)[:, None]
-    moved = {"circulation": 2 * circulatory * severity, "breathing": 2 * (1 - circulatory) * severity, "both": severity}
-    admitted = pd.to_datetime(patients["admitted"])
+def _describe(
+    case: CaseMix,
+    identifiers: npt.NDArray[np.str_],
+    patients: Patients,
+    outcome: npt.NDArray[np.bool_],
+    chosen: Rows,
+    generator: np.random.Generator,
+) -> pd.DataFrame:
+    """Return the rows of the patients file. The minute of the day of admission is the plant's own."""
+    days = generator.integers(0, 365, len(chosen)) * 1440
+    minutes = days + patients.body.admitted[chosen].astype(int) % 1440
+    coded = (patients.diabetes[chosen] > 0) & (generator.random(len(chosen)) < case.charting.coded)
+    table = pd.DataFrame(
+        {
+            "patient": identifiers,
+            "admitted": [f"{_ADMITTED + pd.Timedelta(minutes=int(one)):%Y-%m-%dT%H:%M:%SZ}" for one in minutes],
+            "age": patients.age[chosen].astype(int),
+            "sex": np.where(patients.male[chosen] > 0, "male", "female"),
+            "weight": patients.weight[chosen].round(1),
+            "height": patients.height[chosen].round(0),
+            "diabetes": ["yes" if one else None for one in coded],
+            "deteriorated": outcome[chosen].astype(int),
+        }
+    )
+    for name in ("weight", "height"):
+        table.loc[generator.random(len(table)) < case.charting.unknown, name] = np.nan
+    return table
+
+
+def _observe(
+    case: CaseMix,
+    table: pd.DataFrame,
+    patients: Patients,
+    course: Course,
+    chosen: Rows,
+    generator: np.random.Generator,
+) -> pd.DataFrame:
+    """Return the rows of the observations file: every signal at its own pace until discharge."""
+    truth = read_signals(course, patients)
+    stay = (generator.integers(HOURS // 2, HOURS + 1, len(chosen)) * 60).astype(np.float64)
+    attention = np.minimum(course["strain"][chosen] / VIGILANT_STRAIN, 1.0)
+    observed = np.clip(case.charting.observed + case.charting.vigilance * attention, 0, 1)
+    admitted, identifiers = pd.to_datetime(table["admitted"]), table["patient"].to_numpy()
     tables: list[pd.DataFrame] = []
-    for response in RESPONSES:
-        signal = SIGNALS[response.signal]
-        baseline = generator.normal(0, response.baseline_sd, (count, 1))
-        noise = generator.normal(0, response.noise_sd, severity.shape)
-        value = response.typical + response.slope * moved[response.moved_by] + baseline + noise
-        value = np.clip(np.exp(value) if signal.scale == "log" else value, signal.low, signal.high)
-        due = np.arange(HOURS + 1) % response.every_hours == 0
-        recorded = due & (np.arange(HOURS + 1) <= stay[:, None])
-        recorded &= generator.random(severity.shape) < case.observed_share
-        rows, hours = np.nonzero(recorded)
-        minute = np.minimum(hours * 60 + generator.integers(0, 50, len(rows)), HOURS * 60)
+    for signal in CHANNELS:
+        rows = chart(
+            signal,
+            truth[signal][chosen],
+            course.minutes,
+            device=case.device,
+            observed=observed,
+            stay=stay,
+            generator=generator,
+        )
+        value, unit = rows.value, case.charting.units.get(signal, SIGNALS[signal].unit)
+        if signal == "heart_rate":
+            value = np.round(value / case.charting.heaping) * case.charting.heaping
+        if unit != SIGNALS[signal].unit:
+            conversion = CONVERSIONS[signal, unit]
+            value = ((value - conversion.offset) / conversion.factor).round(1)
         tables.append(
             pd.DataFrame(
                 {
-                    "patient": patients["patient"].to_numpy()[rows],
-                    "time": admitted.iloc[rows].reset_index(drop=True) + pd.to_timedelta(minute, unit="min"),
-                    "signal": response.signal,
-                    "value": value[rows, hours].round(response.digits),
-                    "unit": signal.unit,
+                    "patient": identifiers[rows.patient],
+                    "time": admitted.iloc[rows.patient].reset_index(drop=True)
+                    + pd.to_timedelta(rows.minute, unit="min"),
+                    "signal": signal,
+                    "value": value,
+                    "unit": unit,
                 }
-            )
+            ).drop_duplicates(["patient", "time"])
         )
     return pd.concat(tables, ignore_index=True)
 
@@ -269,7 +337,7 @@ def _break_rows(observations: pd.DataFrame, generator: np.random.Generator) -> p
     number = max(1, round(BROKEN_SHARE * len(observations)))
     broken = observations.copy()
     hearts = np.flatnonzero(broken["signal"] == "heart_rate")
-    broken.loc[generator.choice(hearts, number, replace=False), "value"] = 900.0
+    broken.loc[generator.choice(hearts, min(number, len(hearts)), replace=False), "value"] = 900.0
     warmth = np.flatnonzero(broken["signal"] == "temperature")
     broken.loc[generator.choice(warmth, min(number, len(warmth)), replace=False), "unit"] = "degrees"
     twice = broken.iloc[generator.choice(len(broken), number, replace=False)].copy()
