@@ -18,6 +18,8 @@ WORLD = make_world()
         ({"name": "mlp", "hidden": 5, "layers": 2}, 5 * 36 + 5 + 25 + 5 + 5 + 1),
         ({"name": "lstm", "hidden": 5}, 20 * 9 + 20 * 5 + 20 + 5 + 1),
         ({"name": "lstm", "hidden": 5, "layers": 2, "mask_as_input": True}, 20 * 18 + 100 + 20 + 200 + 20 + 6),
+        ({"name": "gru", "hidden": 5, "layers": 2}, 15 * 9 + 75 + 15 + 75 + 75 + 15 + 6),
+        ({"name": "mingru", "hidden": 5, "layers": 2}, 10 * 9 + 10 + 10 * 5 + 10 + 6),
         ({"name": "tcn", "hidden": 5, "layers": 2, "kernel": 3}, 5 * 27 + 5 + 5 * 15 + 5 + 6),
     ],
 )

@@ -48,6 +48,7 @@ def test_an_unmodified_privacy_engine_descends_along_the_clipped_sum(
     kind: str, mode: Literal["hooks", "ghost"]
 ) -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     model = Readout(kind)
     x, y = torch.randn(PATIENTS, WINDOWS, STEPS, FEATURES), (torch.rand(PATIENTS) < 0.5).float()
     gradients = loop_over_patients(model, x, y)
