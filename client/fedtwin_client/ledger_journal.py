@@ -225,7 +225,8 @@ class LedgerJournal:
             membership=membership.blocks,
         )
         start = entries.Start(time=time, salt=self._salt(), task=str(task))
-        return [reserve, start] if task.round_key in state.rounds else [cohort, reserve, start]
+        first = [] if task.round_key in state.rounds else [cohort]
+        return [*first, reserve, start]
 
     def _write(self, written: Sequence[entries.Entry]) -> None:
         """Append what follows from the ledger so far; then raise `TransitionError` for the first that does not."""

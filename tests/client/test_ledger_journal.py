@@ -109,6 +109,15 @@ def test_a_task_goes_through_every_step_and_nothing_is_there_in_clear(tmp_path: 
     assert kinds == ["policy", "epoch", "enrolment", "cohort", "reserve", "start", "seal", "release"]
 
 
+def test_a_second_attempt_of_a_round_is_a_charge_of_its_own(tmp_path: Path) -> None:
+    with open_journal(tmp_path) as journal:
+        for attempt in (1, 2):
+            assert journal.charge(key(attempt=attempt), Spend(steps=3), limit=LIMIT) is None
+        journal.seal(key(attempt=2), answer())
+        assert journal.charged(STUDY) == Spend(steps=6)
+        assert [task.phase for task in journal.state.tasks.values()] == [Phase.STARTED, Phase.RELEASED]
+
+
 def test_steps_are_charged_to_training_patients_and_histograms_to_test_patients(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         journal.charge(key(), Spend(steps=3), limit=LIMIT)
