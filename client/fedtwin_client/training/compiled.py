@@ -16,9 +16,19 @@ FLAT: Final = "float32[::1]"  # numba's name of the type of a contiguous vector
 
 
 def compiled(signature: str) -> Callable[[Function], Function]:
-    """Return a decorator that makes machine code for arguments of these types, once for a machine: it stays on disk."""
-    make = njit(signature, cache=True, fastmath={"contract"}, error_model="numpy", nogil=True)
-    return cast(Callable[[Function], Function], make)
+    """Return a decorator that makes machine code for arguments of these types.
+
+    - it is kept on disk for the next process where a folder can be written, and made anew where none can
+    """
+
+    def make(function: Function) -> Function:
+        options: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "nogil": True}
+        try:
+            return cast(Function, njit(signature, cache=True, **options)(function))
+        except RuntimeError:  # numba found no folder for its cache, as in a read-only container
+            return cast(Function, njit(signature, **options)(function))
+
+    return make
 
 
 def flatten(rows: Tensor) -> Array:
