@@ -41,7 +41,7 @@ from tests.world import make_world
 
 TRAINING = PoissonGaussian(sampling_rate=Decimal("0.01"), noise_multiplier=Decimal(2))
 EVALUATION = Gaussian(noise_multiplier=Decimal(20))
-WHOLE = (Use(mechanism=TRAINING, count=10), Use(mechanism=EVALUATION, count=2))
+WHOLE = (Use(mechanism=TRAINING, count=1000), Use(mechanism=EVALUATION, count=2))
 # The contract also charges steps and histograms at once, so both parts may run both.
 PROGRAMME = StudyProgramme(
     plan=digest(b"signed study"),
@@ -162,9 +162,9 @@ def test_what_no_ledger_may_hold_is_refused_before_anything_runs(tmp_path: Path)
 
 def test_more_than_the_approved_programme_is_refused_whatever_the_limit_says(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        beyond = Spend(steps=1000)
-        assert journal.charge(key(), Spend(steps=11), limit=beyond) is RefusalCode.POLICY
-        assert journal.charge(key(), Spend(steps=10), limit=beyond) is None
+        beyond = Spend(steps=10_000)
+        assert journal.charge(key(), Spend(steps=1001), limit=beyond) is RefusalCode.POLICY
+        assert journal.charge(key(), Spend(steps=1000), limit=beyond) is None
 
 
 @pytest.mark.parametrize("change", [{"epsilon": Decimal(9)}, {"delta": Decimal("0.00001")}, {"order": 9}])
