@@ -283,7 +283,7 @@ def test_a_killed_hospital_never_touched_more_than_it_charged(tmp_path: Path) ->
             name = key(round_=number)
             released = state.tasks[ledger_name(name)].phase is Phase.RELEASED
             assert (journal.sealed(name) is not None) == released
-        assert journal.charge(key(round_=10**6), Spend(steps=1), limit=LIMIT) is None  # life goes on
+        assert journal.charge(key(round_=10**6), Spend(steps=1), limit=Spend(steps=10**6)) is None  # life goes on
 
 
 def ledger_name(name: TaskKey) -> str:
