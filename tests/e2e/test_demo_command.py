@@ -34,7 +34,12 @@ def write_small_demo(folder: Path) -> Path:
 def start_demo(folder: Path) -> subprocess.Popen[str]:
     line = (flower_program("fedtwin"), "simulate", "demo", "--study", str(write_small_demo(folder)))
     return subprocess.Popen(
-        (*line, "--output", str(folder / "demo")), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        (*line, "--output", str(folder / "demo")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell starts what runs in its background deaf to Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
