@@ -63,7 +63,11 @@ def test_a_wrong_draft_leaves_nothing(directory: CoordinatorDirectory, tmp_path:
     [
         ("rounds = 30", "rounds = 0", "training.rounds: expected"),
         ("rounds = 30", "rounds = 30\nepochs = 3", "training.epochs: expected"),
-        ("noise_multiplier = 7.9", "noise_multiplier = 1.0", "privacy.epsilon: expected at least the price of the plan"),
+        (
+            "noise_multiplier = 7.9",
+            "noise_multiplier = 1.0",
+            "privacy.epsilon: expected at least the price of the plan",
+        ),
         ('site = "ward-a"', 'site = "ward-z"', "participants: expected enrolled hospitals, found ward-z"),
         ('signal = "heart_rate"', 'signal = "heart_beat"', "features.series.0: expected a signal"),
         ('roster = "', 'roster = "0', "roster: expected"),
