@@ -52,9 +52,9 @@ class Section(BaseModel):
 def require(holds: bool, *, field: str, expected: str, found: object) -> None:
     """Refuse a document in which fields disagree, naming the one to change and what it holds.
 
-    >>> require(False, field="privacy.epsilon", expected="at least the plan's price, 3.1", found=3.0)
+    >>> require(False, field="privacy.epsilon", expected="at least the price, 3.1", found=3.0)
     Traceback (most recent call last):
-    pydantic_core._pydantic_core.PydanticCustomError: privacy.epsilon: expected at least the plan's price, 3.1, found 3.0
+    pydantic_core._pydantic_core.PydanticCustomError: privacy.epsilon: expected at least the price, 3.1, found 3.0
     """
     if not holds:
         context = {"field": field, "expected": expected, "found": str(found)}
