@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
 
 if TYPE_CHECKING:  # torch and all that training needs
@@ -128,7 +128,5 @@ def _keep(hospital: HospitalDirectory, name: str, result: ConformanceResult) -> 
     folder = hospital.root / "conformance"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / f"{name}.signed.json"
-    draft = file.with_name(f".{file.name}")
-    draft.write_bytes(sign_conformance(result, load_signing_key(hospital.signing_key)))
-    os.replace(draft, file)
+    replace_file(file, sign_conformance(result, load_signing_key(hospital.signing_key)))
     return file

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedtwin_client.config import CONFIG_FILE, SiteConfig
 from fedtwin_shared.documents import check_document
+from fedtwin_shared.durable import create_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.signing import create_signing_key, format_public_key
 
@@ -112,11 +113,7 @@ def create_node_key(path: Path, *, comment: str) -> str:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(private)
-        file.flush()
-        os.fsync(file.fileno())
+    create_file(path, private)
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return f"{public.decode()} {comment}"
 

@@ -9,7 +9,6 @@ was spent. After a failed write nobody knows what the disk holds, so the object 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Final, Protocol, Self, cast
 import numpy as np
 
 from fedtwin_client.journal import Account, JournalError, SealedAnswer, Spend, TaskKey, check_open
+from fedtwin_shared.durable import lock_descriptor, sync_folder
 from fedtwin_shared.round import RefusalCode, Task
 from fedtwin_shared.signing import Json, canonical_json, digest
 
@@ -81,7 +81,7 @@ class FileJournal:
             self._lock()
             self._answers = _open_for_append(folder / ANSWERS, stack)
             self._recover()
-            _sync_folder(folder)
+            sync_folder(folder)
             self._files = stack.pop_all()
 
     def charge(self, key: TaskKey, spend: Spend, *, limit: Spend) -> RefusalCode | None:
@@ -131,12 +131,8 @@ class FileJournal:
         self.close()
 
     def _lock(self) -> None:
-        try:
-            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise JournalError(
-                file=self._folder, expected="no other process with this journal", found="one that runs"
-            ) from err
+        if not lock_descriptor(self._lines):
+            raise JournalError(file=self._folder, expected="no other process with this journal", found="one that runs")
 
     def _recover(self) -> None:
         path = self._folder / LINES
@@ -185,15 +181,6 @@ def _open_for_append(path: Path, stack: contextlib.ExitStack) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     stack.callback(os.close, descriptor)
     return descriptor
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the files' own existence durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _charge_line(key: TaskKey, spend: Spend) -> bytes:

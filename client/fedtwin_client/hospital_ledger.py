@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -31,6 +30,7 @@ from fedtwin_client.ledger_journal import (
     spend_of,
 )
 from fedtwin_client.studies import STUDY_FILE, StudyFolder, open_studies
+from fedtwin_shared.durable import create_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.ledger.account import LedgerState
 from fedtwin_shared.ledger.block_report import BlockReport, PartPrice, describe_blocks, price_parts
@@ -104,7 +104,7 @@ def begin_ledger(directory: HospitalDirectory, gate: Gate, *, epsilon: Decimal, 
     surroundings = _surroundings(directory, studies, CohortCommitments(b""))  # nothing is charged here
     with LedgerJournal(directory.ledger, claim=claim, surroundings=surroundings) as journal:
         # A crash before the key is there leaves a ledger that no node opens, and that may be begun again as it is.
-        _write_key(directory.ledger / KEY_FILE)
+        create_file(directory.ledger / KEY_FILE, secrets.token_bytes(KEY_BYTES))
         return journal.state
 
 
@@ -209,11 +209,3 @@ def _add_up(uses: Iterable[Use]) -> tuple[Use, ...]:
 
 def _digest_policy(directory: HospitalDirectory) -> str:
     return digest(directory.config.policy.model_dump_json().encode())
-
-
-def _write_key(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
-        file.flush()
-        os.fsync(file.fileno())

@@ -12,7 +12,6 @@ After a failed write nobody knows what the disk holds, so the object refuses to 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -22,10 +21,11 @@ from typing import Final, Self
 
 from fedtwin_client.file_journal import decode_answer, encode_answer
 from fedtwin_client.journal import JournalError, SealedAnswer, Spend, TaskKey
+from fedtwin_shared.durable import replace_file, sync_folder
 from fedtwin_shared.errors import FedtwinError, VerificationError
 from fedtwin_shared.ledger import entry as entries
 from fedtwin_shared.ledger.account import PLACES, BudgetExceededError, LedgerState, Phase, StudyAccount, TransitionError
-from fedtwin_shared.ledger.database import LedgerError, sync_folder
+from fedtwin_shared.ledger.database import LedgerError
 from fedtwin_shared.ledger.encoding import encode_entry, parse_entry
 from fedtwin_shared.ledger.mechanism import Mechanism, Use
 from fedtwin_shared.ledger.renyi import price_uses
@@ -129,7 +129,7 @@ class LedgerJournal:
         data = encode_answer(answer)
         surroundings = self._surroundings
         with self._report_failure():
-            _write_file(self._answer_file(task), data)
+            replace_file(self._answer_file(task), data)
             # A crash here leaves bytes that no entry names: the attempt is spent, nothing has left.
             time, salts = self._now(), [self._salt(), self._salt()]
             seal = entries.Seal(
@@ -298,15 +298,3 @@ def _ledger_key(key: TaskKey) -> entries.TaskKey:
 
 def _journal_error(folder: Path, err: FedtwinError) -> JournalError:
     return JournalError(file=err.file or folder, field=err.field, expected=err.expected, found=err.found)
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, durable on return."""
-    draft = path.with_suffix(".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)

@@ -8,6 +8,8 @@ first; no layer mixes patients, so there is no batch normalisation, and no `nn.C
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from fedtwin_shared.models import Parameters, parameter_shapes, verify_parameter
 from fedtwin_shared.study import Study
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A model of the registry; `score_windows` is the one thing in which models differ."""
 
     def __init__(self, study: Study, parameters: Parameters) -> None:
@@ -40,9 +42,9 @@ class Network(nn.Module):
         """Return a parameter by its name in the registry."""
         return self._by_name[name]
 
+    @abstractmethod
     def score_windows(self, x: Tensor) -> Tensor:
         """Return logit[patients, windows] of x[patients, windows, time, inputs]."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return logit[patients] of x and mask [patients, windows, time, features].
@@ -90,12 +92,12 @@ class Perceptron(Network):
         return logit.squeeze(2)
 
 
-class LongShortTermMemory(Network):
-    """LSTM (Hochreiter, Schmidhuber 1997; forget gates of Gers 2000); the last time step is read out."""
+class Recurrent(Network):
+    """Layers of cells that see inputs and the state before; the last time step is read out."""
 
     def __init__(self, study: Study, parameters: Parameters) -> None:
         super().__init__(study, parameters)
-        names = [f"lstm{layer}" for layer in range(study.model.layers)]
+        names = [f"{study.model.name}{layer}" for layer in range(study.model.layers)]
         self.input = nn.ModuleList(self._linear(f"{name}.input", f"{name}.bias") for name in names)
         self.recurrent = nn.ModuleList(self._linear(f"{name}.recurrent", None) for name in names)
         self.head = self._linear("head.weight", "head.bias")
@@ -103,52 +105,47 @@ class LongShortTermMemory(Network):
     def score_windows(self, x: Tensor) -> Tensor:
         """Return logit[patients, windows]."""
         for inputs, recurrent in zip(self.input, self.recurrent, strict=True):
-            x = _run_cells(inputs(x), recurrent)
+            x = self.run_layer(inputs(x), recurrent)
         logit: Tensor = self.head(x[:, :, -1])
         return logit.squeeze(2)
 
-
-def _run_cells(driven: Tensor, recurrent: nn.Module) -> Tensor:
-    """Return hidden[patients, windows, time, hidden] of one layer, gates in the order input, forget, cell, output."""
-    hidden = cell = driven.new_zeros((*driven.shape[:2], driven.shape[3] // 4))
-    states = []
-    for step in driven.unbind(dim=2):
-        enter, forget, candidate, leave = (step + recurrent(hidden)).chunk(4, dim=2)
-        cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(candidate)
-        hidden = torch.sigmoid(leave) * torch.tanh(cell)
-        states.append(hidden)
-    return torch.stack(states, dim=2)
+    @staticmethod
+    @abstractmethod
+    def run_layer(driven: Tensor, recurrent: nn.Module) -> Tensor:
+        """Return hidden[patients, windows, time, hidden] of driven[patients, windows, time, gates], the inputs' share."""
 
 
-class GatedRecurrentUnit(Network):
-    """GRU (Cho et al. 2014, reset after the product as in torch), one bias a gate; the last time step is read out."""
+class LongShortTermMemory(Recurrent):
+    """LSTM (Hochreiter, Schmidhuber 1997; forget gates of Gers 2000); gates in the order input, forget, cell, output."""
 
-    def __init__(self, study: Study, parameters: Parameters) -> None:
-        super().__init__(study, parameters)
-        names = [f"gru{layer}" for layer in range(study.model.layers)]
-        self.input = nn.ModuleList(self._linear(f"{name}.input", f"{name}.bias") for name in names)
-        self.recurrent = nn.ModuleList(self._linear(f"{name}.recurrent", None) for name in names)
-        self.head = self._linear("head.weight", "head.bias")
-
-    def score_windows(self, x: Tensor) -> Tensor:
-        """Return logit[patients, windows]."""
-        for inputs, recurrent in zip(self.input, self.recurrent, strict=True):
-            x = _run_units(inputs(x), recurrent)
-        logit: Tensor = self.head(x[:, :, -1])
-        return logit.squeeze(2)
+    @staticmethod
+    def run_layer(driven: Tensor, recurrent: nn.Module) -> Tensor:
+        """Return hidden[patients, windows, time, hidden]."""
+        hidden = cell = driven.new_zeros((*driven.shape[:2], driven.shape[3] // 4))
+        states = []
+        for step in driven.unbind(dim=2):
+            enter, forget, candidate, leave = (step + recurrent(hidden)).chunk(4, dim=2)
+            cell = torch.sigmoid(forget) * cell + torch.sigmoid(enter) * torch.tanh(candidate)
+            hidden = torch.sigmoid(leave) * torch.tanh(cell)
+            states.append(hidden)
+        return torch.stack(states, dim=2)
 
 
-def _run_units(driven: Tensor, recurrent: nn.Module) -> Tensor:
-    """Return hidden[patients, windows, time, hidden] of one layer, gates in the order reset, keep, candidate."""
-    hidden = driven.new_zeros((*driven.shape[:2], driven.shape[3] // 3))
-    states = []
-    for step in driven.unbind(dim=2):
-        reset, keep, candidate = step.chunk(3, dim=2)
-        from_reset, from_keep, from_candidate = recurrent(hidden).chunk(3, dim=2)
-        fresh = torch.tanh(candidate + torch.sigmoid(reset + from_reset) * from_candidate)
-        hidden = fresh + torch.sigmoid(keep + from_keep) * (hidden - fresh)
-        states.append(hidden)
-    return torch.stack(states, dim=2)
+class GatedRecurrentUnit(Recurrent):
+    """GRU (Cho et al. 2014, reset after the product as in torch), one bias a gate, in the order reset, keep, candidate."""
+
+    @staticmethod
+    def run_layer(driven: Tensor, recurrent: nn.Module) -> Tensor:
+        """Return hidden[patients, windows, time, hidden]."""
+        hidden = driven.new_zeros((*driven.shape[:2], driven.shape[3] // 3))
+        states = []
+        for step in driven.unbind(dim=2):
+            reset, keep, candidate = step.chunk(3, dim=2)
+            from_reset, from_keep, from_candidate = recurrent(hidden).chunk(3, dim=2)
+            fresh = torch.tanh(candidate + torch.sigmoid(reset + from_reset) * from_candidate)
+            hidden = fresh + torch.sigmoid(keep + from_keep) * (hidden - fresh)
+            states.append(hidden)
+        return torch.stack(states, dim=2)
 
 
 class MinimalGatedUnit(Network):

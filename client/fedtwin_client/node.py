@@ -9,7 +9,6 @@ of the machine can read it; here no process is started for a task, and both proc
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
@@ -23,6 +22,7 @@ from fedtwin_client.config import DIRECTORY_VARIABLE, HospitalDirectory
 from fedtwin_client.gate import open_gate
 from fedtwin_client.health import Health, is_reachable, is_serving, serve_health
 from fedtwin_client.studies import approved_digests
+from fedtwin_shared.durable import take_lock
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.flower_environment import flower_environment
 from fedtwin_shared.supervision import Command, Supervisor, stop_on_signals
@@ -146,15 +146,14 @@ def _write_secret(path: Path) -> None:
 def _only_one(directory: HospitalDirectory) -> Iterator[None]:
     """A second node of one directory would fight over its journal and its key; it is told so instead."""
     directory.node.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (directory.node / "run.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise ConfigurationError(
-                file=directory.root, expected="no other node of this directory", found="one that runs"
-            ) from err
+    lock = take_lock(directory.node / "run.lock")
+    if lock is None:
+        raise ConfigurationError(file=directory.root, expected="no other node of this directory", found="one that runs")
+    try:
         _check_free(directory.config.ports.runtime)
         yield
+    finally:
+        os.close(lock)
 
 
 def _check_free(port: int) -> None:

@@ -7,7 +7,6 @@ that enough patients stand behind it. Withdrawing is removing the folder: it tak
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Final
 from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.gate import Gate
 from fedtwin_shared.documents import SignedStudy, verify_study
+from fedtwin_shared.durable import create_file
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.roster import Roster
 from fedtwin_shared.study import Study
@@ -70,8 +70,8 @@ class StudyFolder:
         if drafted.exists():
             shutil.rmtree(drafted)
         drafted.mkdir(mode=0o700, parents=True)
-        _write_durably(drafted / ATTESTATION_FILE, self._gate.attest(digest))
-        _write_durably(drafted / STUDY_FILE, signed.envelope)
+        create_file(drafted / ATTESTATION_FILE, self._gate.attest(digest))
+        create_file(drafted / STUDY_FILE, signed.envelope)
         drafted.rename(final)
         self._verified.pop(digest, None)
 
@@ -105,10 +105,3 @@ def read_study(file: Path, *, coordinator: str) -> SignedStudy:
     except OSError as err:
         raise ConfigurationError(file=file, expected="a signed study", found=err.strerror or "no file") from err
     return verify_study(envelope, coordinator=coordinator, file=file)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

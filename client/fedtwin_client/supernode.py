@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import functools
 import os
 import sys
@@ -35,6 +34,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
+from fedtwin_shared.durable import take_lock
 from fedtwin_shared.errors import FedtwinError
 from fedtwin_shared.flower_environment import FLOWER_OFFLINE
 from fedtwin_shared.supervision import end_with_parent
@@ -250,14 +250,13 @@ def sign_off(settings: SuperNodeSettings, node_file: Path) -> None:
 @contextlib.contextmanager
 def _only_one(directory: Path) -> Iterator[None]:
     """Two SuperNodes of one key would sign each other off for ever; the operating system keeps the second out."""
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SuperNodeError(
-                file=directory, expected="no other SuperNode of this directory", found="one that runs"
-            ) from error
+    lock = take_lock(directory / "lock")
+    if lock is None:
+        raise SuperNodeError(file=directory, expected="no other SuperNode of this directory", found="one that runs")
+    try:
         yield
+    finally:
+        os.close(lock)
 
 
 def _replace(owner: object, **attributes: object) -> None:

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from fedtwin_server.config import CONFIG_FILE, CoordinatorDirectory, read_directory, split_address
-from fedtwin_server.durable import replace_file
 from fedtwin_shared.certificates import create_authority, issue_server_certificate
 from fedtwin_shared.documents import check_document, read_toml
+from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.flower_environment import flower_program
 from fedtwin_shared.roster import Roster, Site

@@ -6,7 +6,6 @@ messages go out: whoever resumes asks exactly the same again, and never somethin
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -16,9 +15,9 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from fedtwin_server.checkpoint import decode_state, encode_arrays, encode_state
-from fedtwin_server.durable import replace_file
 from fedtwin_server.errors import RunError
 from fedtwin_server.rounds import RunState
+from fedtwin_shared.durable import lock_descriptor, replace_file
 from fedtwin_shared.models import Parameters
 
 CHECKPOINT: Final = "checkpoint.npz"
@@ -88,7 +87,7 @@ class FileRunStore:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + LOCK_SECONDS
-        while not _lock(self._lock):
+        while not lock_descriptor(self._lock):
             if not time.monotonic() < deadline:
                 os.close(self._lock)
                 raise RunError(file=directory, expected="a run that is not under way", found="one that is")
@@ -145,17 +144,9 @@ def is_under_way(directory: Path) -> bool:
     """Return whether a living process holds the run. Holds it for an instant, which an opening store waits for."""
     descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        return not _lock(descriptor)
+        return not lock_descriptor(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _owner_only(name: str, flags: int) -> int:

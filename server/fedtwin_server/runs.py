@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedtwin_server.config import CoordinatorDirectory
-from fedtwin_server.durable import replace_file
 from fedtwin_server.errors import RunError
 from fedtwin_server.rounds import RunState, next_task, retry_round, start_run
 from fedtwin_server.run_store import PROGRESS, RELEASE, REPORT, FileRunStore, is_under_way, read_state
 from fedtwin_server.studies import read_signed
 from fedtwin_shared.documents import SignedStudy
+from fedtwin_shared.durable import replace_file
 
 STUDY: Final = "study.signed.json"
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")

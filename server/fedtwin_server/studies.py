@@ -9,9 +9,9 @@ from string import Template
 from typing import Final
 
 from fedtwin_server.config import CoordinatorDirectory
-from fedtwin_server.durable import replace_file
 from fedtwin_server.installation import TEMPLATES, public_key, quote_toml, read_roster
 from fedtwin_shared.documents import SignedStudy, check_document, read_toml, sign_study, verify_study
+from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.roster import Roster
 from fedtwin_shared.signing import load_signing_key

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedtwin_shared.durable import create_file
 from fedtwin_shared.errors import ConfigurationError
 
 AUTHORITY_DAYS: Final = 3650
@@ -134,10 +134,7 @@ def _general_name(text: str) -> x509.GeneralName:
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
+    create_file(path, pem)
 
 
 def _load_certificate(path: Path) -> x509.Certificate:

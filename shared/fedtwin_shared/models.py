@@ -73,6 +73,7 @@ def initialise(study: Study) -> dict[str, npt.NDArray[np.float32]]:
     Matrices are uniform in ±1/√fan-in (LeCun et al. 1998, §4.6, as torch's `nn.Linear`), vectors zero; the forget
     gate's bias is 1 (Jozefowicz et al., ICML 2015); logistic regression starts at zero.
     """
+    # Public chance: the seed is in the signed study, and everybody draws the same starting weights.
     generator = np.random.Generator(np.random.PCG64(study.model.seed))
     parameters: dict[str, npt.NDArray[np.float32]] = {}
     for name, shape in parameter_shapes(study).items():

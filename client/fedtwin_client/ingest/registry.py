@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fedtwin_client.ingest.device import Device, State, identity_of
 from fedtwin_shared.documents import check_document
+from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.signal import SIGNALS
 
@@ -99,17 +99,8 @@ def read_registry(path: Path) -> Registry:
 def write_registry(path: Path, registry: Registry) -> None:
     """Write the devices, whole or not at all, readable by their owner only."""
     rows = [_row(device).model_dump() for device in registry.devices.values()]
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump({"devices": rows}, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    replace_file(path, json.dumps({"devices": rows}, indent=1).encode())
 
 
 def add_device(registry: Registry, device: Device, *, file: Path | str = "") -> Registry:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
+
+from fedtwin_shared.durable import sync_folder
 
 _TABLES: Final = {"patient": 3, "name": 3, "block": 6, "damaged": 6}  # columns
 _BATCH: Final = 512  # rows held in memory
@@ -66,12 +67,3 @@ def _readable(old: sqlite3.Connection, table: str, path: Path) -> Iterator[tuple
         yield from (row[1:] for row in rows)
         if len(rows) == _BATCH and rows[-1][0] < high:
             ranges.append((rows[-1][0] + 1, high))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the existence of the folder's files durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

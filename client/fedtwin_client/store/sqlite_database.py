@@ -9,7 +9,6 @@ no log behind.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from fedtwin_client.store.database import MIXED, BlockRow, NameRow, PatientRow
-from fedtwin_client.store.salvage import salvage, sync_folder
+from fedtwin_client.store.salvage import salvage
 from fedtwin_client.store.store import StoreError
+from fedtwin_shared.durable import sync_folder, take_lock
 
 DATABASE: Final = "observations.db"
 LOCK: Final = "lock"
@@ -208,14 +208,10 @@ class SqliteDatabase:
         self._open.close()
 
     def _lock(self, path: Path, stack: contextlib.ExitStack) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = take_lock(path)
+        if descriptor is None:
+            raise StoreError(file=path.parent, expected="no other process with this store", found="one that runs")
         stack.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise StoreError(
-                file=path.parent, expected="no other process with this store", found="one that runs"
-            ) from err
 
     @contextlib.contextmanager
     def _report_failure(self) -> Iterator[None]:

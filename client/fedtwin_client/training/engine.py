@@ -47,7 +47,7 @@ from fedtwin_client.training.chunks import CHUNK_ROWS, Chunk, chunk_rows, cut_ti
 from fedtwin_client.training.patient_gradients import OpacusGradients, PatientGradients
 from fedtwin_client.training.products import make_rows
 from fedtwin_client.training.programs import PROGRAMS, Shape
-from fedtwin_client.training.row_check import find_moved_rows
+from fedtwin_client.training.row_check import find_moved_rows, make_up
 from fedtwin_shared.models import initialise
 from fedtwin_shared.study import Study
 
@@ -68,16 +68,15 @@ def make_patient_gradients(network: nn.Module, positive_weight: float) -> Patien
 @lru_cache(maxsize=64)
 def _keeps_rows(study: Study, arithmetic: Arithmetic) -> bool:
     """Whether no row of a made-up tile moves, with the weights of nobody's model: one chunk, once a process."""
-    generator = torch.Generator().manual_seed(0)
     network = build_network(study, initialise(study))
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(generator=generator)
+        for name, parameter in network.named_parameters():
+            parameter.copy_(make_up(*parameter.shape, name=name))
     shape = (CHUNK_ROWS // 2, 2, study.features.steps, len(study.feature_names()))
     tile = Batch(
-        x=torch.randn(shape, generator=generator),
-        mask=torch.rand(shape, generator=generator) < 0.5,
-        y=(torch.rand(shape[0], generator=generator) < 0.5).float(),
+        x=make_up(*shape, name="x"),
+        mask=make_up(*shape, name="mask") < 0,
+        y=(make_up(shape[0], name="y") < 0).float(),
     )
     return not find_moved_rows(TapedGradients(network, 1.0, arithmetic), tile)
 

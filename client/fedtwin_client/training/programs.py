@@ -15,18 +15,13 @@ from fedtwin_client.networks import (
     MinimalGatedUnit,
     Network,
     Perceptron,
+    Recurrent,
     TemporalConvolution,
 )
 from fedtwin_client.training.arithmetic import Arithmetic
-from fedtwin_client.training.layers import (
-    CausalConvolution,
-    Dense,
-    GatedRecurrentUnits,
-    Layer,
-    LongShortTermMemoryCells,
-    MinimalGatedUnits,
-)
+from fedtwin_client.training.layers import CausalConvolution, Dense, Layer
 from fedtwin_client.training.products import make_rows
+from fedtwin_client.training.recurrent_layers import GatedRecurrentUnits, LongShortTermMemoryCells, MinimalGatedUnits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +82,7 @@ def _perceptron(network: Network, shape: Shape) -> list[Stage]:
 
 
 def _recurrent(network: Network, shape: Shape) -> list[Stage]:
-    assert isinstance(network, LongShortTermMemory | GatedRecurrentUnit)
+    assert isinstance(network, Recurrent)
     make = LongShortTermMemoryCells if isinstance(network, LongShortTermMemory) else GatedRecurrentUnits
     stages = []
     for inputs, recurrent in zip(network.input, network.recurrent, strict=True):

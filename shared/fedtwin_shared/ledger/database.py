@@ -8,13 +8,13 @@ Guarantees, of SQLite (sqlite.org/pragma.html#pragma_synchronous) as long as the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from fedtwin_shared.durable import sync_folder, take_lock
 from fedtwin_shared.errors import FedtwinError
 
 BUSY_SECONDS: Final = 5.0  # how long one transaction waits for another's fsync
@@ -59,26 +59,14 @@ def create(path: Path, schema: str) -> None:
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def lock(path: Path) -> int:
     """Return a descriptor that holds the file `path` until it is closed or the process ends, however it ends.
 
     Raises `LedgerError` where another process, or another part of this one, holds it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as err:
-        os.close(descriptor)
-        raise LedgerError(file=path, expected="a ledger that nobody writes", found="another writer") from err
+    descriptor = take_lock(path)
+    if descriptor is None:
+        raise LedgerError(file=path, expected="a ledger that nobody writes", found="another writer")
     return descriptor
 
 
