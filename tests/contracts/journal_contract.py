@@ -36,12 +36,7 @@ def assert_same(one: SealedAnswer | None, other: SealedAnswer) -> None:
 
 
 class JournalContract:
-    """Run by every implementation."""
-
-    @pytest.fixture
-    def journal(self) -> Journal:
-        """Return an empty journal."""
-        raise NotImplementedError
+    """Run by every implementation, whose test class has a fixture `journal`: an empty one."""
 
     def test_a_key_is_charged_once(self, journal: Journal) -> None:
         assert journal.charge(key(), Spend(steps=3), limit=LIMIT) is None

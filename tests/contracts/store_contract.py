@@ -76,12 +76,7 @@ SHARED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthC
 
 
 class StoreContract:
-    """Run by every implementation."""
-
-    @pytest.fixture
-    def opening(self) -> Opening:
-        """Return what opens this test's store, empty at first."""
-        raise NotImplementedError
+    """Run by every implementation, whose test class has a fixture `opening`: what opens its store, empty at first."""
 
     @pytest.fixture
     def store(self, opening: Opening) -> Iterator[ObservationStore]:

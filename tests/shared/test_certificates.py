@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedtwin_shared.certificates import Identity, create_authority, expires_at, issue_server_certificate
 from fedtwin_shared.errors import ConfigurationError
@@ -32,8 +33,8 @@ def server(tmp_path: Path, authority: Identity) -> Identity:
     return identity
 
 
-def shake_hands(server: Identity, authority: Path, name: str) -> None:
-    """One TLS handshake over a socket pair; raises what a client that verifies `name` raises."""
+def shake_hands(server: Identity, authority: Path, name: str) -> bytes | None:
+    """Return the certificate that a client which verifies `name` accepted over a socket pair, or raise what it raises."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(server.certificate, server.private_key)
     ours, theirs = socket.socketpair()
@@ -49,8 +50,8 @@ def shake_hands(server: Identity, authority: Path, name: str) -> None:
     thread.start()
     try:
         ours.settimeout(10)
-        with ssl.create_default_context(cafile=str(authority)).wrap_socket(ours, server_hostname=name):
-            pass
+        with ssl.create_default_context(cafile=str(authority)).wrap_socket(ours, server_hostname=name) as secured:
+            return secured.getpeercert(binary_form=True)
     finally:
         ours.close()
         thread.join(timeout=10)
@@ -60,7 +61,8 @@ def shake_hands(server: Identity, authority: Path, name: str) -> None:
 def test_a_client_that_trusts_the_authority_accepts_the_server_under_its_names(
     server: Identity, authority: Identity, name: str
 ) -> None:
-    shake_hands(server, authority.certificate, name)
+    certificate = x509.load_pem_x509_certificate(server.certificate.read_bytes())
+    assert shake_hands(server, authority.certificate, name) == certificate.public_bytes(Encoding.DER)
 
 
 def test_it_is_valid_for_its_names_only(server: Identity, authority: Identity) -> None:

@@ -176,3 +176,4 @@ def test_a_folder_that_was_half_made_is_made_again(tmp_path: Path, calls: int) -
         KeyRing(tmp_path / "keys", disk=FailingDisk(calls))
     ring = KeyRing(tmp_path / "keys")
     ring.create(digests(ring, "Ada"))
+    assert KeyRing(tmp_path / "keys").cipher(ring.digest("Ada")) is not None
