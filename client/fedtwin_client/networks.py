@@ -112,11 +112,11 @@ class Recurrent(Network):
     @staticmethod
     @abstractmethod
     def run_layer(driven: Tensor, recurrent: nn.Module) -> Tensor:
-        """Return hidden[patients, windows, time, hidden] of driven[patients, windows, time, gates], the inputs' share."""
+        """Return hidden[patients, windows, time, hidden] of the gates' share of inputs[patients, windows, time, ·]."""
 
 
 class LongShortTermMemory(Recurrent):
-    """LSTM (Hochreiter, Schmidhuber 1997; forget gates of Gers 2000); gates in the order input, forget, cell, output."""
+    """LSTM (Hochreiter, Schmidhuber 1997; Gers 2000); gates in the order input, forget, cell, output."""
 
     @staticmethod
     def run_layer(driven: Tensor, recurrent: nn.Module) -> Tensor:
@@ -132,7 +132,7 @@ class LongShortTermMemory(Recurrent):
 
 
 class GatedRecurrentUnit(Recurrent):
-    """GRU (Cho et al. 2014, reset after the product as in torch), one bias a gate, in the order reset, keep, candidate."""
+    """GRU (Cho et al. 2014, reset after the product as torch), a bias a gate, in the order reset, keep, candidate."""
 
     @staticmethod
     def run_layer(driven: Tensor, recurrent: nn.Module) -> Tensor:

@@ -14,7 +14,7 @@ from fedtwin_shared.round import histogram_shape
 from fedtwin_shared.study import Study
 from fedtwin_simulations.seeded_randomness import SeededRandomness
 
-MODELS = ("logistic", "mlp", "lstm", "tcn")
+MODELS = ("logistic", "mlp", "lstm", "gru", "mingru", "tcn")
 ADMITTED = "2024-03-01T08:00:00Z"
 Row = Mapping[str, object]
 

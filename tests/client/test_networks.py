@@ -13,9 +13,7 @@ from fedtwin_client.networks import Network, build_network, extract_parameters
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.models import initialise, parameter_shapes
 from fedtwin_shared.study import Study
-from tests.client.small import make_examples, small_study, take
-
-MODELS = ("logistic", "mlp", "lstm", "gru", "mingru", "tcn")
+from tests.client.small import MODELS, make_examples, small_study, take
 
 
 def model_study(name: str, *, windows: int = 3, **model: Any) -> Study:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +59,23 @@ def test_all_256_bits_of_a_key_come_from_the_operating_system(monkeypatch: pytes
 def test_a_hospital_can_give_no_key() -> None:
     assert list(inspect.signature(KeyStream).parameters) == []
     assert list(inspect.signature(SystemRandomness).parameters) == []
+
+
+OTHER_CHANCE = re.compile(
+    r"np\.random|default_rng|import random|manual_seed|torch\.(Generator|rand|normal|bernoulli|multinomial|poisson)"
+    r"|\.(normal|uniform|bernoulli|exponential|geometric)_\(|[Dd]ropout"
+)
+
+
+def test_nothing_at_a_hospital_draws_from_a_generator_that_can_be_wound_back() -> None:
+    assert OTHER_CHANCE.search("torch.randn(3)")
+    found = [
+        f"{file.name}: {line}"
+        for file in Path(inspect.getfile(KeyStream)).parent.rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if OTHER_CHANCE.search(line)
+    ]
+    assert found == []
 
 
 def test_every_stream_is_another_one() -> None:

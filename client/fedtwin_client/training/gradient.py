@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
+from opacus.layers.dp_rnn import DPRNNBase, RNNLinear
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from fedtwin_client.training.batch import Batch
 
@@ -27,19 +29,29 @@ def sum_losses(logit: Tensor, y: Tensor, *, positive_weight: float) -> Tensor:
     return binary_cross_entropy_with_logits(logit, y, pos_weight=weight, reduction="sum")
 
 
+# What is wrong with a layer and what to use instead, the first kind that fits.
+_ADVICE: Mapping[tuple[type[nn.Module], ...], str] = {
+    (_BatchNorm,): "it mixes patients: normalise with the public constants of the Signal table",
+    (nn.RNNBase, nn.RNNCellBase, DPRNNBase, RNNLinear): "it has no dimension for a patient's windows: use the "
+    "registry's lstm, gru or mingru, or `opacus_layers` under Opacus' own PrivacyEngine",
+    (_ConvNd,): "windows folded into its batch would be clipped as if they were patients: use the registry's tcn, or "
+    "nn.Linear on [patients, windows, time, taps · features]",
+    (nn.Module,): "no per-patient gradient of it is known here: use nn.Linear on [patients, windows, …]",
+}
+
+
 def check_layers(network: nn.Module) -> None:
     """Raise `TypeError` unless every parameter sits in a layer whose per-patient gradient is known exactly.
 
-    - batch normalisation and every other layer that mixes patients or keeps buffers is refused
+    - batch normalisation and every other layer that mixes patients or keeps buffers is refused, Opacus' own cells too
+    - the message says what to use instead
     """
     for name, layer in network.named_modules():
         owns = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-        if isinstance(layer, _BatchNorm) or (owns and type(layer) is not nn.Linear):
-            raise TypeError(
-                f"layer {name or 'network'}: expected nn.Linear, found {type(layer).__name__}: it may mix patients or "
-                "has no per-patient gradient; normalise with public constants instead of BatchNorm, write a "
-                "convolution or a recurrent cell with nn.Linear on [patients, windows, …]"
-            )
+        refused = isinstance(layer, _BatchNorm | DPRNNBase) or (owns and type(layer) is not nn.Linear)
+        if refused:
+            advice = next(words for kinds, words in _ADVICE.items() if isinstance(layer, kinds))
+            raise TypeError(f"layer {name or 'network'}: expected nn.Linear, found {type(layer).__name__}: {advice}")
 
 
 def check_patients(samples: Sequence[Tensor], patients: int) -> None:

@@ -7,7 +7,7 @@ kept: inputs and gradients at outputs. Dimension 0 is the patient, whatever wind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from opacus.grad_sample import register_grad_sampler, register_norm_sampler
@@ -19,28 +19,41 @@ from fedtwin_client.training.products import Span, make_rows
 from fedtwin_client.training.recurrent_layers import GatedRecurrentUnits, LongShortTermMemoryCells
 
 
-class _PatientFirst(nn.RNNBase):
-    """One recurrent layer of torch whose dimension 0 is the patient; one bias for each gate."""
-
-    def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__(inputs, hidden, batch_first=True)  # type: ignore[call-arg] # of the subclass: the mode is its
-        second = self.get_parameter("bias_hh_l0")  # torch always adds two biases, of which one would only add noise
-        nn.init.zeros_(second)
-        second.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return h at every step."""
-        states, _ = super().forward(x.flatten(0, -3))
-        found: Tensor = states.view(*x.shape[:-1], self.hidden_size)
-        return found
-
-
-class PatientLSTM(_PatientFirst, nn.LSTM):
+class PatientLSTM(nn.LSTM):
     """One layer of an LSTM: h[patients, …, time, hidden] of x[patients, …, time, inputs]; one bias for each gate."""
 
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden, batch_first=True)
+        _freeze_second_bias(self)
 
-class PatientGRU(_PatientFirst, nn.GRU):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # neither a state in nor a state out
+        """Return h at every step."""
+        return _run_windows(super().forward, x)
+
+
+class PatientGRU(nn.GRU):
     """One layer of a GRU: h[patients, …, time, hidden] of x[patients, …, time, inputs]; one bias for each gate."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__(inputs, hidden, batch_first=True)
+        _freeze_second_bias(self)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # neither a state in nor a state out
+        """Return h at every step."""
+        return _run_windows(super().forward, x)
+
+
+def _run_windows(cells: Callable[[Tensor], tuple[Tensor, object]], x: Tensor) -> Tensor:
+    """Return h[patients, …, time, hidden]: patients and windows side by side within torch's cells only."""
+    states, _ = cells(x.flatten(0, -3))
+    return states.view(*x.shape[:-1], states.shape[-1])
+
+
+def _freeze_second_bias(layer: nn.RNNBase) -> None:
+    """torch has two biases that are always added: one would only add noise."""
+    second = layer.get_parameter("bias_hh_l0")
+    nn.init.zeros_(second)
+    second.requires_grad_(False)
 
 
 def _trained(layer: PatientLSTM | PatientGRU) -> dict[str, Tensor]:

@@ -18,15 +18,15 @@ def find_moved_rows(gradients: PatientGradients, tile: Batch, *, seed: int = 0) 
 
     The tile should be made up: a public one shows the same as a hospital's. Who trades with whom follows from `seed`.
     """
-    slots = len(tile)
-    everybody = torch.ones(slots, dtype=torch.bool)
+    slots, device = len(tile), tile.x.device
+    everybody = torch.ones(slots, dtype=torch.bool, device=device)
     expected = gradients(tile, everybody).clone()
-    order = torch.argsort(make_up(slots, name=f"order {seed}"))
+    order = torch.argsort(make_up(slots, name=f"order {seed}")).to(device)
     moved = Batch(x=tile.x[order], mask=tile.mask[order], y=tile.y[order])
-    same = torch.empty(slots, dtype=torch.bool)
+    same = torch.empty(slots, dtype=torch.bool, device=device)
     same[order] = _equal_bits(gradients(moved, everybody), expected[order])
-    stay = make_up(slots, name=f"stay {seed}") < 0
-    other = make_up(*tile.x.shape, name=f"others {seed}") * 1e3
+    stay = make_up(slots, name=f"stay {seed}").to(device) < 0
+    other = make_up(*tile.x.shape, name=f"others {seed}").to(device) * 1e3
     thinned = _replace(moved, stay, Batch(x=0 * other, mask=torch.zeros_like(tile.mask), y=0 * tile.y))
     replaced = _replace(moved, stay, Batch(x=other, mask=torch.ones_like(tile.mask), y=1 - moved.y))
     for others, filled in ((thinned, stay), (replaced, everybody)):

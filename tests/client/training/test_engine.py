@@ -23,9 +23,8 @@ from fedtwin_client.training.engine import TapedGradients, make_patient_gradient
 from fedtwin_client.training.row_check import find_moved_rows
 from fedtwin_shared.models import parameter_shapes
 from fedtwin_shared.study import Study
-from tests.client.small import make_examples, small_study
+from tests.client.small import MODELS, make_examples, small_study
 
-MODELS = ("logistic", "mlp", "lstm", "gru", "mingru", "tcn")
 ENGINES = available_arithmetic()
 POSITIVE_WEIGHT = 3.0
 CLIP = 0.5
@@ -143,6 +142,19 @@ def test_a_row_is_bit_for_bit_the_same_whoever_else_is_there(
     engine = TapedGradients(make_network(study, scale=scale), POSITIVE_WEIGHT, arithmetic)
     assert engine.any_slot
     assert find_moved_rows(engine, batch) == ()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is at hand")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_torch_engine_agrees_on_a_cuda_device_and_keeps_rows_there(name: str) -> None:
+    study = engine_study(name)
+    network, batch = make_network(study), as_batch(make_examples(study, 90))
+    expected = loop_over_patients(network, batch)
+    there = Batch(x=batch.x.cuda(), mask=batch.mask.cuda(), y=batch.y.cuda())
+    engine = TapedGradients(make_network(study).cuda(), POSITIVE_WEIGHT)
+    assert engine.name == "torch"
+    assert_agrees(engine(there, all_filled(there).cuda()).cpu(), expected)
+    assert find_moved_rows(engine, there) == ()
 
 
 @given(seed=st.integers(0, 2**31), slots=st.integers(1, 50), windows=st.integers(1, 4))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from opacus.grad_sample import GradSampleModule
+from opacus.layers import DPGRU, DPLSTM
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
@@ -139,12 +140,21 @@ def test_numbers_without_meaning_are_refused(name: str, value: float) -> None:
 BARE_NORM = nn.BatchNorm1d(4, affine=False, track_running_stats=False)  # neither parameters nor buffers
 
 
-@pytest.mark.parametrize("layer", [BARE_NORM, nn.BatchNorm1d(4), nn.Conv1d(4, 4, 3), nn.LSTM(4, 4), nn.LayerNorm(4)])
-def test_layers_that_could_mix_patients_are_refused_with_what_to_use_instead(layer: nn.Module) -> None:
+@pytest.mark.parametrize(
+    ("layer", "instead"),
+    [
+        (BARE_NORM, "public constants of the Signal table"),
+        (nn.BatchNorm1d(4), "public constants of the Signal table"),
+        (nn.Conv1d(4, 4, 3), "the registry's tcn"),
+        (nn.LSTM(4, 4), "the registry's lstm"),
+        (DPLSTM(4, 4), "the registry's lstm"),
+        (DPGRU(4, 4), "the registry's lstm"),
+        (nn.LayerNorm(4), "use nn.Linear"),
+    ],
+)
+def test_layers_that_could_mix_patients_are_refused_with_what_to_use_instead(layer: nn.Module, instead: str) -> None:
     network = nn.Sequential(nn.Linear(4, 4), layer)
-    with pytest.raises(
-        TypeError, match=rf"layer 1: expected nn.Linear, found {type(layer).__name__}.* instead of Batch"
-    ):
+    with pytest.raises(TypeError, match=rf"layer 1: expected nn.Linear, found {type(layer).__name__}: .*{instead}"):
         check_layers(network)
     with pytest.raises(TypeError):
         make_step(network)
