@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from fedtwin_shared import conformance_cli
 from fedtwin_shared.documents import SignedStudy, verify_study
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.presentation import (
+    EXIT_DOES_NOT_HOLD,
+    read_evidence,
+    show_failures,
+    show_json,
+    show_statement,
+)
 from fedtwin_shared.privacy import CAVEAT, accounted_delta, compute_epsilon, compute_epsilon_renyi
 from fedtwin_shared.round import Task, declared_arrays
-
-EXIT_DOES_NOT_HOLD = 1
 
 app = typer.Typer(
     help="Auditors: what a study may spend, checked without trusting anybody.",
@@ -39,18 +41,8 @@ def study(
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Verify a signed study and recompute, with two accountants, what it may cost a patient and what leaves a site."""
-    try:
-        envelope = file.read_bytes()
-    except OSError as err:
-        raise ConfigurationError(file=file, expected="a readable file", found=err.strerror or "none") from err
-    statement = describe_price(verify_study(envelope, coordinator=key, file=file))
-    if as_json:
-        typer.echo(json.dumps(statement, indent=2, sort_keys=True))
-        return
-    table = Table(title=f"{file.name}: signature valid", show_header=False)
-    for name, value in statement.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
-    Console().print(table)
+    signed = verify_study(read_evidence(file), coordinator=key, file=file)
+    show_statement(describe_price(signed), title=f"{file.name}: signature valid", as_json=as_json)
 
 
 @app.command()
@@ -87,24 +79,15 @@ def verify(
 
     found = verify_bundle(read_bundle_file(bundle), pinned=read_pinned_keys(keys), replay=recompute_history)
     if not isinstance(found, VerifiedBundle):
-        failures = [str(finding) for finding in found]
-        if as_json:
-            typer.echo(json.dumps({"holds": False, "failed": failures}, indent=2))
-        else:
-            typer.echo(f"{bundle.name}: does not hold")
-            for number, line in enumerate(failures, start=1):
-                typer.echo(f"{number}. {line}")
+        show_failures(bundle.name, [str(finding) for finding in found], as_json=as_json)
         raise typer.Exit(EXIT_DOES_NOT_HOLD)
     statement = {name: describe_ledger(log) for name, log in found.logs.items()}
     if as_json:
-        typer.echo(json.dumps({"holds": True, "ledgers": statement}, indent=2, sort_keys=True))
+        show_json({"holds": True, "ledgers": statement})
         return
     typer.echo(f"{bundle.name}: everything holds")
     for name, described in statement.items():
-        table = Table(title=name, show_header=False)
-        for field, value in described.items():
-            table.add_row(field, value if isinstance(value, str) else json.dumps(value))
-        Console().print(table)
+        show_statement(described, title=name, as_json=False)
 
 
 def describe_price(signed: SignedStudy) -> dict[str, object]:

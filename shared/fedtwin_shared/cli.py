@@ -7,6 +7,7 @@ group whose extra is not installed says which install command brings it.
 from __future__ import annotations
 
 import importlib.util
+import io
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points, version
@@ -92,6 +93,9 @@ def fedtwin() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a malformed file is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without an ε must not cost the answer
     try:
         fedtwin.main(args=arguments, prog_name="fedtwin")
     except FedtwinError as err:

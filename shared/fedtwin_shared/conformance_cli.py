@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from fedtwin_shared.conformance_result import ConformanceResult, Verdict, judge, verify_conformance
-from fedtwin_shared.errors import ConfigurationError
-
-EXIT_DOES_NOT_HOLD = 1
+from fedtwin_shared.presentation import EXIT_DOES_NOT_HOLD, read_evidence, show_statement
 
 
 def conformance(
@@ -22,20 +17,9 @@ def conformance(
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Verify what a site measured of its own training step and judge it anew; exit with 1 if it is not as claimed."""
-    try:
-        envelope = file.read_bytes()
-    except OSError as err:
-        raise ConfigurationError(file=file, expected="a readable file", found=err.strerror or "none") from err
-    result = verify_conformance(envelope, key=key, file=file)
+    result = verify_conformance(read_evidence(file), key=key, file=file)
     verdict = judge(result)
-    statement = describe_conformance(result, verdict)
-    if as_json:
-        typer.echo(json.dumps(statement, indent=2, sort_keys=True))
-    else:
-        table = Table(title=f"{file.name}: signature valid", show_header=False)
-        for name, value in statement.items():
-            table.add_row(name, value if isinstance(value, str) else json.dumps(value))
-        Console().print(table)
+    show_statement(describe_conformance(result, verdict), title=f"{file.name}: signature valid", as_json=as_json)
     if not verdict.passed:
         raise typer.Exit(EXIT_DOES_NOT_HOLD)
 

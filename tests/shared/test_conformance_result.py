@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy.stats import norm
 
+from fedtwin_shared.cli import main
 from fedtwin_shared.conformance_result import (
     Claim,
     ConformanceResult,
@@ -94,6 +95,15 @@ def test_others_signatures_and_impossible_counts_are_refused() -> None:
         verify_conformance(signed.replace(b"payload", b"payroll"), key=PUBLIC)
     with pytest.raises(VerificationError, match="points"):
         verify_conformance(sign_conformance(result(true=1001), KEY), key=PUBLIC)
+
+
+def test_what_a_site_calls_its_engine_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "north.signed.json"
+    file.write_bytes(sign_conformance(result().model_copy(update={"engine": "[/bold]"}), KEY))
+    with pytest.raises(SystemExit) as ended:
+        main(["audit", "conformance", str(file), "--key", PUBLIC])
+    assert ended.value.code in (0, None)
+    assert "[/bold]" in capsys.readouterr().out
 
 
 def test_an_auditor_needs_no_torch(tmp_path: Path) -> None:

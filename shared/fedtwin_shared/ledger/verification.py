@@ -7,10 +7,11 @@ returns what it found instead of raising: that a bundle does not hold is an answ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from fedtwin_shared.errors import ConfigurationError, FedtwinError, VerificationError
 from fedtwin_shared.ledger.bundle import MAX_BUNDLE_BYTES, AuditBundle, LogExport, read_audit_bundle
@@ -20,6 +21,7 @@ from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, parse_checkpoint
 from fedtwin_shared.ledger.pins import PinnedKeys
 
 State = TypeVar("State")
+_DIGEST: Final = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 Replay = Callable[[Sequence[bytes]], State]  # entries in order -> what they add up to; raises where they do not
 
 
@@ -150,5 +152,7 @@ def _verify_log(
 
 
 def _unnamed_documents(bundle: AuditBundle) -> list[str]:
-    entries = [entry for export in bundle.logs.values() for entry in export.entries]
-    return [digest for digest in bundle.documents if not any(digest.encode() in entry for entry in entries)]
+    # One pass, not one for each document: both are a stranger's, and there may be many of both.
+    logs = bundle.logs.values() if bundle.documents else ()
+    named = {found for export in logs for entry in export.entries for found in _DIGEST.findall(entry)}
+    return [digest for digest in bundle.documents if digest.encode() not in named]

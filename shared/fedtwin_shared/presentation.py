@@ -1,0 +1,50 @@
+"""How the auditor's commands read a file and show what they found: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedtwin_shared.errors import ConfigurationError
+
+EXIT_DOES_NOT_HOLD: Final = 1
+
+
+def read_evidence(file: Path) -> bytes:
+    """Return a file's bytes. Raises `ConfigurationError` where it cannot be read."""
+    try:
+        return file.read_bytes()
+    except OSError as err:
+        raise ConfigurationError(file=file, expected="a readable file", found=err.strerror or "none") from err
+
+
+def show_statement(statement: Mapping[str, object], *, title: str, as_json: bool) -> None:
+    """Print a statement, field by field."""
+    if as_json:
+        show_json(statement)
+        return
+    table = Table(title=title, show_header=False)
+    for name, value in statement.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    Console(markup=False, highlight=False).print(table)
+
+
+def show_json(document: object) -> None:
+    """Print JSON with sorted names, in ASCII: the same on every terminal."""
+    typer.echo(json.dumps(document, indent=2, sort_keys=True))
+
+
+def show_failures(name: str, failures: Sequence[str], *, as_json: bool) -> None:
+    """Print what failed, as a list numbered from 1."""
+    if as_json:
+        show_json({"holds": False, "failed": list(failures)})
+        return
+    typer.echo(f"{name}: does not hold")
+    for number, line in enumerate(failures, start=1):
+        typer.echo(f"{number}. {line}")
