@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedtwin_client.observation import SIGNAL_KEYS
 from fedtwin_client.observation_batch import FIRST_TIME, LAST_TIME, ObservationBatch, make_batch
 from fedtwin_client.store.block_store import DIRECT, FOLD
-from fedtwin_client.store.store import SPAN, ObservationStore, Receipt
+from fedtwin_client.store.store import SPAN, Entry, EntryKind, ObservationStore, Receipt
 
 START = 1_700_000_000_000 // SPAN * SPAN  # milliseconds: the beginning of a block
 PATIENTS = ("Ada", "Bo", "Çelik ⚕")
@@ -57,6 +57,10 @@ def stay(patient: str, *, count: int, first: int = 0, signal: str = "heart_rate"
 
 def everything(store: ObservationStore) -> list[Row]:
     return sorted(row for batch in store.scan() for row in rows_of(batch))
+
+
+def entry(patient: str, content: bytes, *, kind: EntryKind = EntryKind.ASIDE, time: int = START) -> Entry:
+    return Entry(kind=kind, patient=patient, time=time, content=content)
 
 
 ROWS = st.lists(
@@ -137,6 +141,35 @@ class StoreContract:
         times = store.read("Ada").time
         assert len(times) == len(rows)
         assert store.check().whole
+
+    def test_entries_and_progress_are_kept_with_their_batch_and_read_back(self, opening: Opening) -> None:
+        kept = [entry("Ada", b"a1"), entry("", b"nobody's"), entry("Bo", b"b1", kind=EntryKind.RECORD)]
+        with opening() as store:
+            store.append(batch_of(stay("Ada", count=3)), kept, {"monitor-1": b"one", "new": b"two"})
+            store.append(batch_of([]), [entry("Ada", b"a2", time=START + 9)], {"monitor-1": b"three"})
+        with opening() as store:
+            assert [one.content for one in store.entries(EntryKind.ASIDE)] == [b"a1", b"nobody's", b"a2"]
+            assert list(store.entries(EntryKind.ASIDE, "Ada")) == [kept[0], entry("Ada", b"a2", time=START + 9)]
+            assert list(store.entries(EntryKind.ASIDE, "")) == [kept[1]]
+            assert list(store.entries(EntryKind.RECORD, "Bo")) == [kept[2]]
+            assert list(store.entries(EntryKind.RECORD, "Ada")) == list(store.entries(EntryKind.ASIDE, "Zoe")) == []
+            assert store.progress() == {"monitor-1": b"three", "new": b"two"}
+            assert store.drop_entries(EntryKind.ASIDE, START + 9) == 2
+            assert [one.content for one in store.entries(EntryKind.ASIDE)] == [b"a2"]
+            assert len(list(store.entries(EntryKind.RECORD))) == 1
+            assert store.check().whole
+
+    def test_entries_of_a_forgotten_patient_go_and_no_new_ones_come(self, opening: Opening) -> None:
+        with opening() as store:
+            store.append(batch_of(stay("Bo", count=1)), [entry("Ada", b"a"), entry("Bo", b"b")])
+            assert store.forget("Ada")
+            assert store.forgotten(["Ada", "Bo", "Zoe"]) == {"Ada"}
+            store.append(batch_of([]), [entry("Ada", b"again")])
+        with opening() as store:
+            assert [one.content for one in store.entries(EntryKind.ASIDE)] == [b"b"]
+            assert store.readmit("Ada")
+            store.append(batch_of([]), [entry("Ada", b"new")])
+            assert [one.content for one in store.entries(EntryKind.ASIDE, "Ada")] == [b"new"]
 
     def test_a_range_of_time_is_half_open(self, store: ObservationStore) -> None:
         rows = stay("Ada", count=200, step=SPAN // 50) + stay("Bo", count=3)

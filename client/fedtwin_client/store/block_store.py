@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
@@ -22,12 +22,13 @@ import numpy as np
 from fedtwin_client.observation_batch import ObservationBatch
 from fedtwin_client.store.batches import to_batch, to_table
 from fedtwin_client.store.database import MIXED, BlockRow, Database, Kind
+from fedtwin_client.store.entries import open_entry, open_progress, seal_entries, seal_progress
 from fedtwin_client.store.index import Index, load_index
 from fedtwin_client.store.keys import KeyRing
 from fedtwin_client.store.rows import COLUMNS, SIGNAL, TIME, Rows, Table, arrange, cut
 from fedtwin_client.store.sealing import open_blocks, seal_blocks
 from fedtwin_client.store.sqlite_database import SqliteDatabase
-from fedtwin_client.store.store import SPAN, Damage, Receipt, Report
+from fedtwin_client.store.store import NO_PROGRESS, SPAN, Damage, Entry, EntryKind, Receipt, Report
 
 DIRECT: Final = 256  # rows that are a block of their own at once
 FOLD: Final = 2048  # rows of one patient in the write-ahead area, at most
@@ -67,24 +68,38 @@ class BlockStore:
             self.check()
 
     @property
+    def broken(self) -> bool:
+        """Whether the database failed in a way that only opening it again mends."""
+        return self._database.broken
+
+    @property
     def report(self) -> Report:
         """See `ObservationStore.report`."""
         return self._report
 
-    def append(self, batch: ObservationBatch) -> Receipt:
+    def append(
+        self, batch: ObservationBatch, entries: Sequence[Entry] = (), progress: Mapping[str, bytes] = NO_PROGRESS
+    ) -> Receipt:
         """See `ObservationStore.append`."""
         with self._lock:
             digests = [self._keys.digest(patient) for patient in batch.patients]
             kept = np.array([not self._keys.is_forgotten(digest) for digest in digests], bool)
             rows = slice(None) if kept.all() else np.flatnonzero(kept[batch.patient])
             used = np.flatnonzero(np.bincount(batch.patient[rows], minlength=len(digests))).tolist()
+            owners = [(self._keys.digest(entry.patient) if entry.patient else b"", entry) for entry in entries]
+            owners = [(digest, entry) for digest, entry in owners if not self._keys.is_forgotten(digest)]
+            named = {digests[at]: batch.patients[at] for at in used}
+            named |= {digest: entry.patient for digest, entry in owners if digest}
             # Keys first: a crash after this leaves keys without rows, never rows without a key.
-            self._keys.create(digests[at] for at in used)
+            self._keys.create(named)
             with self._change() as index:
-                index.add_patients(self._database, self._keys, ((digests[at], batch.patients[at]) for at in used))
-                index.add_names(self._database, self._keys, Kind.DEVICE, batch.devices)
+                index.add_patients(self._database, self._keys, named.items())
+                index.add_names(self._database, self._keys, Kind.DEVICE, (*batch.devices, *progress))
                 numbers = np.array([index.numbers.get(digest, 0) for digest in digests], np.int64)
                 self._write(*arrange(numbers[batch.patient[rows]], to_table(batch, rows, index)))
+                owned = [(index.numbers.get(digest, 0), entry) for digest, entry in owners]
+                self._database.add_entries(seal_entries(owned, index=index, keys=self._keys))
+                self._database.put_progress(seal_progress(progress, index=index, keys=self._keys))
             self._notify([batch.patients[at] for at in used])
             stored = len(batch.patient[rows])
             return Receipt(stored=stored, refused=len(batch) - stored)
@@ -115,6 +130,30 @@ class BlockStore:
         with self._lock:
             return tuple(sorted(self._current().ids.values()))
 
+    def entries(self, kind: EntryKind, patient: str | None = None) -> Iterator[Entry]:
+        """See `ObservationStore.entries`."""
+        with self._lock:
+            index, owner = self._current(), None
+            if patient is not None:
+                owner = index.numbers.get(self._keys.digest(patient), -1) if patient else 0
+            with self._database.transaction():
+                opened = [open_entry(row, index=index, keys=self._keys) for row in self._database.entries(kind, owner)]
+        return (entry for entry in opened if entry is not None)
+
+    def progress(self) -> Mapping[str, bytes]:
+        """See `ObservationStore.progress`."""
+        with self._lock:
+            index = self._current()
+            with self._database.transaction():
+                return open_progress(self._database.progress(), index=index, keys=self._keys)
+
+    def forgotten(self, patients: Iterable[str]) -> Collection[str]:
+        """See `ObservationStore.forgotten`."""
+        with self._lock:
+            if not self._keys.any_forgotten:
+                return frozenset()
+            return frozenset(one for one in patients if self._keys.is_forgotten(self._keys.digest(one)))
+
     def forget(self, patient: str) -> bool:
         """See `ObservationStore.forget`."""
         with self._lock:
@@ -144,6 +183,15 @@ class BlockStore:
             self._notify(self.patients())
             return rows
 
+    def drop_entries(self, kind: EntryKind, time: int) -> int:
+        """See `ObservationStore.drop_entries`."""
+        with self._lock:
+            with self._change():
+                dropped = self._database.drop_entries(kind, time)
+            if dropped:
+                self._database.shrink()
+            return dropped
+
     def compact(self) -> None:
         """See `ObservationStore.compact`."""
         with self._lock:
@@ -164,7 +212,13 @@ class BlockStore:
                     else:
                         blocks, rows = blocks + 1, rows + block.rows
                 self._set_aside(damaged)
-            self._report = replace(self._report, blocks=blocks, rows=rows)
+                lost = sum(
+                    open_entry(row, index=index, keys=self._keys) is None
+                    for kind in EntryKind
+                    for row in self._database.entries(kind, None)
+                )
+            repairs = (*self._repairs, *index.lost, *((f"entries that cannot be read: {lost}",) if lost else ()))
+            self._report = replace(self._report, blocks=blocks, rows=rows, repairs=repairs)
             return self._report
 
     def watch(self, changed: Callable[[str], None]) -> None:

@@ -1,9 +1,11 @@
-"""What the store asks of a database: three tables in transactions, and no secret.
+"""What the store asks of a database: tables in transactions, and no secret.
 
 patient    number, digest of the id, the id sealed under the patient's own key
 name       kind, number, sealed: names of signals and devices, sealed under a key of the store
 block      version, patient, signal, span, rows, sealed; signal `MIXED` is the write-ahead area
 damaged    the same columns: blocks that were set aside
+entry      number, patient, kind, time, sealed; patient 0 is nobody
+progress   device (number of its name), sealed: how far a device has come
 """
 
 from __future__ import annotations
@@ -55,11 +57,34 @@ class BlockRow:
     sealed: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EntryRow:
+    """One entry. number: higher than that of every entry before it. time: when it arrived, milliseconds UTC."""
+
+    number: int
+    patient: int
+    kind: int
+    time: int
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ProgressRow:
+    """How far one device has come."""
+
+    device: int
+    sealed: bytes
+
+
 class Database(Protocol):
     """Every method raises `StoreError`; all but `transaction`, `shrink` and `repair` are called inside a transaction.
 
     - what a transaction wrote is on the disk once its block is left, all of it; when it raises, none
+    - after a failure that leaves unknown what the disk holds `broken` is true, and everything raises until it is opened
+      again
     """
+
+    broken: bool
 
     def transaction(self) -> AbstractContextManager[None]:
         """Everything inside happens, or nothing."""
@@ -80,7 +105,7 @@ class Database(Protocol):
         """Replace a patient's sealed id."""
 
     def remove_patient(self, number: int) -> None:
-        """Delete the patient and all blocks."""
+        """Delete the patient, all blocks and all entries."""
 
     def last_version(self) -> int:
         """Return the highest version that any block has, 0 without one."""
@@ -114,6 +139,24 @@ class Database(Protocol):
 
     def drop_before(self, span: int) -> int:
         """Delete the blocks of earlier spans; return their rows."""
+
+    def last_entry(self) -> int:
+        """Return the highest number that any entry has, 0 without one."""
+
+    def add_entries(self, rows: Iterable[EntryRow]) -> None:
+        """Add entries."""
+
+    def entries(self, kind: int, patient: int | None) -> Iterator[EntryRow]:
+        """Yield the entries of a kind, of one patient or of all, by number, holding few of them in memory."""
+
+    def drop_entries(self, kind: int, time: int) -> int:
+        """Delete the entries of a kind that arrived earlier; return how many."""
+
+    def progress(self) -> Sequence[ProgressRow]:
+        """Return every device's progress."""
+
+    def put_progress(self, rows: Iterable[ProgressRow]) -> None:
+        """Replace devices' progress."""
 
     def shrink(self) -> None:
         """Give back what deleted rows took, leaving none of their bytes in any file of the database."""

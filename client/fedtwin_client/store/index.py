@@ -35,7 +35,7 @@ class Index:
     """The store's patients, names and counters.
 
     numbers: digest -> number. digests: the reverse. ids: number -> id, of patients whose key is there.
-    pending: number -> rows in the write-ahead area. version: of the last block.
+    pending: number -> rows in the write-ahead area. version: of the last block. entry: number of the last entry.
     positions: number of a signal -> index in `SIGNAL_KEYS`.
     erased: patients that were in the database though they are forgotten. lost: what could not be read, in words.
     """
@@ -47,6 +47,7 @@ class Index:
     devices: Names = field(default_factory=Names)
     pending: Counter[int] = field(default_factory=Counter)
     version: int = 0
+    entry: int = 0
     erased: int = 0
     lost: tuple[str, ...] = ()
     positions: npt.NDArray[np.int16] = field(default_factory=lambda: np.empty(0, np.int16))
@@ -92,7 +93,7 @@ def load_index(database: Database, keys: KeyRing) -> Index:
 
     Raises `StoreError` when keys and database do not belong together.
     """
-    index = Index(pending=Counter(database.pending()), version=database.last_version())
+    index = Index(pending=Counter(database.pending()), version=database.last_version(), entry=database.last_entry())
     _load_names(index, database, keys)
     unreadable = 0
     for row in database.patients():

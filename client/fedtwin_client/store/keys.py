@@ -111,6 +111,11 @@ class KeyRing:
         """Whether the patient was forgotten and not admitted again."""
         return digest in self._forgotten
 
+    @property
+    def any_forgotten(self) -> bool:
+        """Whether there is anybody who was forgotten."""
+        return bool(self._forgotten)
+
     def create(self, digests: Iterable[bytes]) -> None:
         """Make a key for each that has none and was not forgotten."""
         made = {

@@ -16,7 +16,7 @@ from typing import Final
 import psycopg
 
 from fedtwin_client.store.block_store import KEYS_FOLDER, BlockStore
-from fedtwin_client.store.database import MIXED, BlockRow, NameRow, PatientRow
+from fedtwin_client.store.database import MIXED, BlockRow, EntryRow, NameRow, PatientRow, ProgressRow
 from fedtwin_client.store.keys import KeyRing
 from fedtwin_client.store.store import StoreError
 
@@ -34,6 +34,11 @@ _SCHEMA: Final = f"""
     CREATE INDEX IF NOT EXISTS block_place ON block (patient, signal, span, rows);
     CREATE TABLE IF NOT EXISTS damaged ({_COLUMNS});
     ALTER TABLE block ALTER COLUMN sealed SET STORAGE EXTERNAL;
+    CREATE TABLE IF NOT EXISTS entry (
+        number BIGINT PRIMARY KEY, patient BIGINT NOT NULL, kind BIGINT NOT NULL, time BIGINT NOT NULL,
+        sealed BYTEA NOT NULL);
+    CREATE INDEX IF NOT EXISTS entry_patient ON entry (patient, kind);
+    CREATE TABLE IF NOT EXISTS progress (device BIGINT PRIMARY KEY, sealed BYTEA NOT NULL);
 """  # EXTERNAL: ciphertext does not compress
 
 
@@ -102,6 +107,7 @@ class PostgresqlDatabase:
         """See `Database.remove_patient`."""
         self._connection.execute("DELETE FROM block WHERE patient = %s", (number,))
         self._connection.execute("DELETE FROM damaged WHERE patient = %s", (number,))
+        self._connection.execute("DELETE FROM entry WHERE patient = %s", (number,))
         self._connection.execute("DELETE FROM patient WHERE number = %s", (number,))
 
     def last_version(self) -> int:
@@ -164,10 +170,47 @@ class PostgresqlDatabase:
             SELECT coalesce(sum(rows), 0)::BIGINT FROM dropped"""
         return self._number(query, (MIXED, span))
 
+    def last_entry(self) -> int:
+        """See `Database.last_entry`."""
+        return self._number("SELECT coalesce(max(number), 0) FROM entry")
+
+    def add_entries(self, rows: Iterable[EntryRow]) -> None:
+        """See `Database.add_entries`."""
+        self._insert("entry (number, patient, kind, time, sealed)", map(astuple, rows))
+
+    def entries(self, kind: int, patient: int | None) -> Iterator[EntryRow]:
+        """See `Database.entries`."""
+        after = 0
+        query = """SELECT number, patient, kind, time, sealed FROM entry
+            WHERE number > %s AND kind = %s AND (%s::BIGINT IS NULL OR patient = %s) ORDER BY number LIMIT %s"""
+        cursor = self._connection.cursor(binary=True)
+        while batch := cursor.execute(query, (after, kind, patient, patient, _BATCH)).fetchall():
+            yield from (
+                EntryRow(number=number, patient=owner, kind=of, time=time, sealed=sealed)
+                for number, owner, of, time, sealed in batch
+            )
+            after = batch[-1][0]
+
+    def drop_entries(self, kind: int, time: int) -> int:
+        """See `Database.drop_entries`."""
+        return self._connection.execute("DELETE FROM entry WHERE kind = %s AND time < %s", (kind, time)).rowcount
+
+    def progress(self) -> Sequence[ProgressRow]:
+        """See `Database.progress`."""
+        cursor = self._connection.cursor(binary=True)
+        rows = cursor.execute("SELECT device, sealed FROM progress ORDER BY device")
+        return [ProgressRow(device=device, sealed=sealed) for device, sealed in rows]
+
+    def put_progress(self, rows: Iterable[ProgressRow]) -> None:
+        """See `Database.put_progress`."""
+        query = "INSERT INTO progress VALUES (%s, %s) ON CONFLICT (device) DO UPDATE SET sealed = EXCLUDED.sealed"
+        with self._connection.cursor() as cursor:
+            cursor.executemany(query, [astuple(row) for row in rows])
+
     def shrink(self) -> None:
         """See `Database.shrink`; here it only makes the room free for the server."""
         with self._report_failure():
-            for table in ("block", "damaged", "patient"):
+            for table in ("block", "damaged", "entry", "progress", "patient"):
                 self._connection.execute(f"VACUUM {table}")
 
     def repair(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from fedtwin_shared.durable import sync_folder
 
-_TABLES: Final = {"patient": 3, "name": 3, "block": 6, "damaged": 6}  # columns
+_TABLES: Final = {"patient": 3, "name": 3, "block": 6, "damaged": 6, "entry": 5, "progress": 2}  # columns
 _BATCH: Final = 512  # rows held in memory
 _SMALLEST_ROW: Final = 32  # bytes of a row in the file, at least
 

@@ -16,7 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Final
 
-from fedtwin_client.store.database import MIXED, BlockRow, NameRow, PatientRow
+from fedtwin_client.store.database import MIXED, BlockRow, EntryRow, NameRow, PatientRow, ProgressRow
 from fedtwin_client.store.salvage import salvage
 from fedtwin_client.store.store import StoreError
 from fedtwin_shared.durable import sync_folder, take_lock
@@ -38,6 +38,11 @@ _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS damaged (
         version INTEGER PRIMARY KEY, patient INTEGER NOT NULL, signal INTEGER NOT NULL, span INTEGER NOT NULL,
         rows INTEGER NOT NULL, sealed BLOB NOT NULL);
+    CREATE TABLE IF NOT EXISTS entry (
+        number INTEGER PRIMARY KEY, patient INTEGER NOT NULL, kind INTEGER NOT NULL, time INTEGER NOT NULL,
+        sealed BLOB NOT NULL);
+    CREATE INDEX IF NOT EXISTS entry_patient ON entry (patient, kind);
+    CREATE TABLE IF NOT EXISTS progress (device INTEGER PRIMARY KEY, sealed BLOB NOT NULL);
 """
 
 
@@ -107,6 +112,7 @@ class SqliteDatabase:
         """See `Database.remove_patient`."""
         self._connection.execute("DELETE FROM block WHERE patient = ?", (number,))
         self._connection.execute("DELETE FROM damaged WHERE patient = ?", (number,))
+        self._connection.execute("DELETE FROM entry WHERE patient = ?", (number,))
         self._connection.execute("DELETE FROM patient WHERE number = ?", (number,))
 
     def last_version(self) -> int:
@@ -176,6 +182,42 @@ class SqliteDatabase:
         self._connection.execute(f"DELETE {old}", (span,))
         self._connection.execute(f"DELETE FROM damaged WHERE signal != {MIXED} AND span < ?", (span,))
         return int(rows)
+
+    def last_entry(self) -> int:
+        """See `Database.last_entry`."""
+        return int(self._connection.execute("SELECT ifnull(max(number), 0) FROM entry").fetchone()[0])
+
+    def add_entries(self, rows: Iterable[EntryRow]) -> None:
+        """See `Database.add_entries`."""
+        self._connection.executemany(
+            "INSERT INTO entry (number, patient, kind, time, sealed) VALUES (?, ?, ?, ?, ?)", map(astuple, rows)
+        )
+
+    def entries(self, kind: int, patient: int | None) -> Iterator[EntryRow]:
+        """See `Database.entries`."""
+        after = 0
+        whose = "" if patient is None else f"AND patient = {patient:d}"
+        query = f"""SELECT number, patient, kind, time, sealed FROM entry
+            WHERE number > ? AND kind = ? {whose} ORDER BY number LIMIT {_BATCH}"""
+        while batch := self._connection.execute(query, (after, kind)).fetchall():
+            yield from (
+                EntryRow(number=number, patient=owner, kind=of, time=time, sealed=sealed)
+                for number, owner, of, time, sealed in batch
+            )
+            after = batch[-1][0]
+
+    def drop_entries(self, kind: int, time: int) -> int:
+        """See `Database.drop_entries`."""
+        return self._connection.execute("DELETE FROM entry WHERE kind = ? AND time < ?", (kind, time)).rowcount
+
+    def progress(self) -> Sequence[ProgressRow]:
+        """See `Database.progress`."""
+        rows = self._connection.execute("SELECT device, sealed FROM progress ORDER BY device")
+        return [ProgressRow(device=device, sealed=sealed) for device, sealed in rows]
+
+    def put_progress(self, rows: Iterable[ProgressRow]) -> None:
+        """See `Database.put_progress`."""
+        self._connection.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?)", map(astuple, rows))
 
     def shrink(self) -> None:
         """See `Database.shrink`."""

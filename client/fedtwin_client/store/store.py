@@ -7,8 +7,10 @@ In clear stand only: that digest's number, a signal's number, which four hours a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
 from typing import Final, Protocol, Self
 
 from fedtwin_client.observation_batch import ObservationBatch
@@ -19,6 +21,31 @@ SPAN: Final = 4 * 3600 * 1000  # milliseconds of one block: 14,400 rows at one a
 
 class StoreError(FedtwinError):
     """The store's disk, its keys or its database is not as it must be. Nothing acknowledged is lost by it."""
+
+
+class EntryKind(IntEnum):
+    """What an entry is."""
+
+    ASIDE = 1  # readings that were not accepted, with their reasons
+    RECORD = 2  # an admission event, a patient record, a consent, an administration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Entry:
+    """What is kept of a patient beside observations, as bytes; sealed and erased as they are.
+
+    patient: "" for what names nobody. time: when it arrived, milliseconds since 1970 UTC.
+
+    - its repr shows nothing
+    """
+
+    kind: EntryKind
+    patient: str
+    time: int
+    content: bytes
+
+
+NO_PROGRESS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +104,13 @@ class ObservationStore(Protocol):
     def report(self) -> Report:
         """What was found when the store was opened, and by reading since."""
 
-    def append(self, batch: ObservationBatch) -> Receipt:
-        """Store a batch. Rows of forgotten patients are refused and counted, until `readmit`."""
+    def append(
+        self, batch: ObservationBatch, entries: Sequence[Entry] = (), progress: Mapping[str, bytes] = NO_PROGRESS
+    ) -> Receipt:
+        """Store a batch, entries, and how far devices have come (device -> anything), all of it or none.
+
+        Rows of forgotten patients are refused and counted, their entries dropped, until `readmit`.
+        """
 
     def read(self, patient: str, *, since: int | None = None, until: int | None = None) -> ObservationBatch:
         """Return one patient's rows with since <= time < until, in order of signal, time and device; ms UTC."""
@@ -89,6 +121,15 @@ class ObservationStore(Protocol):
     def patients(self) -> tuple[str, ...]:
         """Return the ids of all patients with data, in increasing order."""
 
+    def entries(self, kind: EntryKind, patient: str | None = None) -> Iterator[Entry]:
+        """Yield the entries of a kind, of one patient or of all, in the order in which they were appended."""
+
+    def progress(self) -> Mapping[str, bytes]:
+        """Return what `append` kept last for each device."""
+
+    def forgotten(self, patients: Iterable[str]) -> Collection[str]:
+        """Return those whose rows would be refused."""
+
     def forget(self, patient: str) -> bool:
         """Destroy the patient's key, then delete what it encrypted; whether there was one. Their rows are refused from
         now on, also for a patient that was never there."""
@@ -98,6 +139,9 @@ class ObservationStore(Protocol):
 
     def drop_before(self, time: int) -> int:
         """Delete the blocks that end at or before `time` (ms UTC); return how many rows went."""
+
+    def drop_entries(self, kind: EntryKind, time: int) -> int:
+        """Delete the entries of a kind that arrived before `time` (ms UTC); return how many."""
 
     def compact(self) -> None:
         """Put everything from the write-ahead area into blocks."""

@@ -29,7 +29,7 @@ def server() -> Iterator[str]:
 def conninfo(server: str) -> str:
     """An empty database."""
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("DROP TABLE IF EXISTS patient, name, block, damaged")
+        connection.execute("DROP TABLE IF EXISTS patient, name, block, damaged, entry, progress")
     return server
 
 
