@@ -83,8 +83,9 @@ def run(directory: Directory) -> None:
 @app.command()
 def front(directory: Directory) -> None:
     """Run the TLS front alone; `run` does it for you."""
-    from fedtwin_server.config import read_directory, split_address
+    from fedtwin_server.config import read_directory
     from fedtwin_server.front import FrontSettings, serve_front
+    from fedtwin_shared.fields import split_address
     from fedtwin_shared.supervision import end_with_supervisor
 
     end_with_supervisor()
@@ -108,14 +109,9 @@ def witness(
     new: Annotated[bool, typer.Option("--new", help="make its key and memory, show its vkey and end")] = False,
 ) -> None:
     """Cosign hospitals' ledgers that only grow, in the foreground until SIGTERM or SIGINT."""
-    from fedtwin_server.witness_service import open_witness, read_witness_directory, serve_witness
+    from fedtwin_shared.ledger.witness_service import run_witness
 
-    found = read_witness_directory(directory)
-    store = open_witness(found, new=new)
-    if new:
-        typer.echo(f"a hospital and an auditor pin: {store.verifier_key}")
-        return
-    serve_witness(found, store)
+    run_witness(directory, new=new, say=_say)
 
 
 @app.command()

@@ -9,40 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedtwin_server.control import Control
 from fedtwin_server.superlink import SuperLinkSettings
 from fedtwin_shared.certificates import Identity
 from fedtwin_shared.documents import read_toml
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.fields import Address, split_address
 from fedtwin_shared.roster import Name
 
 CONFIG_FILE: Final = "coordinator.toml"
 DIRECTORY_VARIABLE: Final = "FEDTWIN_COORDINATOR"  # where the ServerApp's process finds the directory
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port`; an IPv6 host is in brackets. Raises `ValueError`.
-
-    >>> split_address("[::1]:9443")
-    ('::1', 9443)
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError("expected host:port")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not bare or (":" in bare) != (host != bare):
-        raise ValueError("expected host:port, an IPv6 host in brackets")
-    return bare, int(port)
-
-
-def _check_address(address: str) -> str:
-    split_address(address)
-    return address
-
-
-Address = Annotated[str, AfterValidator(_check_address)]
 File = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedtwin_server.config import CoordinatorDirectory, split_address
+from fedtwin_server.config import CoordinatorDirectory
 from fedtwin_server.control import NodeRecord, list_nodes, register_node
 from fedtwin_server.errors import ControlError
 from fedtwin_server.superlink import answers, executor_command, superlink_command
 from fedtwin_shared.durable import replace_file
+from fedtwin_shared.fields import split_address
 from fedtwin_shared.flower_environment import flower_program
 from fedtwin_shared.supervision import STEP_SECONDS, Command, SupervisionError, Supervisor
 

@@ -20,11 +20,12 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
-from fedtwin_server.config import CONFIG_FILE, CoordinatorDirectory, read_directory, split_address
+from fedtwin_server.config import CONFIG_FILE, CoordinatorDirectory, read_directory
 from fedtwin_shared.certificates import create_authority, issue_server_certificate
 from fedtwin_shared.documents import check_document, read_toml
 from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.fields import split_address
 from fedtwin_shared.flower_environment import flower_program
 from fedtwin_shared.roster import Roster, Site
 from fedtwin_shared.signing import create_signing_key, format_public_key, load_signing_key

@@ -43,6 +43,29 @@ Words = Annotated[str, Field(min_length=1), AfterValidator(_refuse_unprintable)]
 Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port`; an IPv6 host is in brackets. Raises `ValueError`.
+
+    >>> split_address("[::1]:9443")
+    ('::1', 9443)
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("expected host:port")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not bare or (":" in bare) != (host != bare):
+        raise ValueError("expected host:port, an IPv6 host in brackets")
+    return bare, int(port)
+
+
+def _check_address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+
+
 class Section(BaseModel):
     """One table of a document: frozen, strict, unknown keys refused."""
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fedtwin_server.config import CoordinatorDirectory, read_directory, split_address
+from fedtwin_server.config import CoordinatorDirectory, read_directory
 from fedtwin_server.installation import create_coordinator
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.fields import split_address
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from fedtwin_shared.ledger.database import LedgerError, connect, connect_reader, create, explained, lock
@@ -197,18 +197,17 @@ class LogWriter(LogReader):
         self._size = size
         return tuple(positions)
 
-    def keep_note(self, note: bytes) -> None:
-        """Keep a checkpoint of this log, replacing the one of its size. Raises `LedgerError` for another tree's."""
+    def keep_note(self, note: bytes, *, witnessed: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Keep a checkpoint of this log, replacing the one of its size. Raises `LedgerError` for another tree's.
+
+        witnessed: what each witness cosigned last. A hint only: the witness itself says so if it is wrong.
+        """
         checkpoint = parse_checkpoint(parse_note(note).text)
         if checkpoint.size > self._size or self.root(checkpoint.size) != checkpoint.root:
             raise LedgerError(file=self._path, field="checkpoint", expected="a tree of this log", found="another tree")
         with self._commit():
             self._connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (checkpoint.size, note))
-
-    def keep_witnessed(self, witness: str, size: int) -> None:
-        """Keep what a witness cosigned last. A hint only: the witness itself says so if it is wrong."""
-        with self._commit():
-            self._connection.execute("INSERT OR REPLACE INTO witnessed VALUES (?, ?)", (witness, size))
+            self._connection.executemany("INSERT OR REPLACE INTO witnessed VALUES (?, ?)", witnessed.items())
 
     def close(self) -> None:
         """Let others write."""

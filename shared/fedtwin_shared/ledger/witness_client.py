@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -66,53 +67,94 @@ class Cosigned:
     absent: dict[str, str]
 
 
-def cosign_checkpoint(log: LogWriter, note: bytes, witnesses: Sequence[WitnessContact]) -> Cosigned:
-    """Ask every witness to cosign the log's own signed note, and keep the result in the log.
+def cosign_checkpoint(
+    log: LogWriter, note: bytes, witnesses: Sequence[WitnessContact], *, required: int = 0
+) -> Cosigned:
+    """Ask every witness, all at once, to cosign the log's own signed note; keep it in the log if `required` did.
 
-    - the note that is kept has the log's signature first, then the witnesses' in the order given
-    - a witness that is away, refuses or signs wrongly is `absent`; whether enough remain is for the caller to check
+    - the note has the log's signature first, then the witnesses' in the order given
+    - a witness that is away, refuses or signs wrongly is `absent`; with fewer than `required` nothing is kept
     - a witness that remembers another history raises `HistoryError`
     """
     check_witnesses([contact.key for contact in witnesses])
     own = parse_note(note)
     size = parse_checkpoint(own.text).size
-    log.keep_note(note)
-    gained: list[NoteSignature] = []
-    absent: dict[str, str] = {}
-    for contact in witnesses:
+    asked = [_Asked(contact=contact, old_size=log.witnessed_size(contact.key.name)) for contact in witnesses]
+    waiting = asked
+    for _ in range(2):  # the second time with the sizes that witnesses said
+        proofs = [log.prove_consistency(min(one.old_size, size), size) for one in waiting]
+        bodies = [
+            AddCheckpoint(old_size=one.old_size, proof=proof, note=note).encode()
+            for one, proof in zip(waiting, proofs, strict=True)
+        ]
+        for one, answer in zip(waiting, _send_all(waiting, bodies), strict=True):
+            one.hear(answer, note=note, size=size)
+        waiting = [one for one in waiting if one.again]
+        if not waiting:
+            break
+    gained = [one for one in asked if one.signature is not None]
+    whole = format_note(own.text, [*own.signatures, *(one.signature for one in gained if one.signature is not None)])
+    cosigners = tuple(one.contact.key.name for one in gained)
+    if len(gained) >= required:
+        log.keep_note(whole, witnessed=dict.fromkeys(cosigners, size))
+    absent = {one.contact.key.name: one.absence for one in asked if one.signature is None}
+    return Cosigned(note=whole, cosigners=cosigners, absent=absent)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """What one witness was asked, and what came of it."""
+
+    contact: WitnessContact
+    old_size: int
+    signature: NoteSignature | None = None
+    absence: str = "no answer"
+    again: bool = False
+
+    def hear(self, answer: Answer | OSError, *, note: bytes, size: int) -> None:
+        """Take its answer. Raises `HistoryError`."""
+        name, second = self.contact.key.name, self.again
+        self.again = False
         try:
-            gained.append(_ask(log, note, size, contact))
+            if isinstance(answer, OSError):
+                raise answer
+            if answer.status == CONFLICT:
+                said = _read_size(answer)
+                if said > size or said == self.old_size:
+                    raise HistoryError(
+                        field=name, expected=f"a witness that cosigned at most {size} entries", found=f"{said}"
+                    )
+                if not second:
+                    self.old_size, self.again = said, True
+                    return
+            if answer.status == INCONSISTENT:
+                raise HistoryError(
+                    field=name,
+                    expected=f"the {self.old_size} entries that it cosigned",
+                    found="another history of this log",
+                )
+            if answer.status != ACCEPTED:
+                raise VerificationError(field=name, expected="a cosignature", found=f"status {answer.status}")
+            self.signature = _read_cosignature(answer, note, self.contact.key)
         except HistoryError:
             raise
         except (OSError, FedtwinError) as err:
-            absent[contact.key.name] = str(err) or type(err).__name__
-            continue
-        log.keep_witnessed(contact.key.name, size)
-    whole = format_note(own.text, [*own.signatures, *gained])
-    log.keep_note(whole)
-    return Cosigned(note=whole, cosigners=tuple(one.name for one in gained), absent=absent)
+            self.absence = str(err) or type(err).__name__
 
 
-def _ask(log: LogWriter, note: bytes, size: int, contact: WitnessContact) -> NoteSignature:
-    old = log.witnessed_size(contact.key.name)
-    for _ in range(2):  # the second time with the size that the witness said
-        request = AddCheckpoint(old_size=old, proof=log.prove_consistency(min(old, size), size), note=note)
-        answer = contact.send(request.encode())
-        if answer.status != CONFLICT:
-            break
-        said = _read_size(answer)
-        if said > size or said == old:
-            raise HistoryError(
-                field=contact.key.name, expected=f"a witness that cosigned at most {size} entries", found=f"{said}"
-            )
-        old = said
-    if answer.status == INCONSISTENT:
-        raise HistoryError(
-            field=contact.key.name, expected=f"the {old} entries that it cosigned", found="another history of this log"
-        )
-    if answer.status != ACCEPTED:
-        raise VerificationError(field=contact.key.name, expected="a cosignature", found=f"status {answer.status}")
-    return _read_cosignature(answer, note, contact.key)
+def _send_all(asked: Sequence[_Asked], bodies: Sequence[bytes]) -> list[Answer | OSError]:
+    """Every witness's answer; they are asked at once, so that one that is away costs no more than its own time."""
+
+    def send(one: _Asked, body: bytes) -> Answer | OSError:
+        try:
+            return one.contact.send(body)
+        except OSError as err:
+            return err
+
+    if len(asked) == 1:
+        return [send(asked[0], bodies[0])]
+    with ThreadPoolExecutor(max_workers=max(1, len(asked)), thread_name_prefix="fedtwin-witness") as pool:
+        return list(pool.map(send, asked, bodies))
 
 
 def _read_size(answer: Answer) -> int:

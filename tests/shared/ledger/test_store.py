@@ -135,9 +135,8 @@ def test_a_checkpoint_is_kept_only_of_this_tree(writer: LogWriter) -> None:
             writer.keep_note(signed_note(wrong))
     text = Checkpoint(origin=LOG.name, size=5, root=writer.root()).text
     cosigned = format_note(text, [sign_note(text, name=LOG.name, key=LOG_KEY)] * 2)
-    writer.keep_note(cosigned)
+    writer.keep_note(cosigned, witnessed={"w": 5})
     assert writer.latest_note() == cosigned
-    writer.keep_witnessed("w", 5)
     assert (writer.witnessed_size("w"), writer.witnessed_size("x")) == (5, 0)
 
 

@@ -16,13 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from fedtwin_server.cli import app
-from fedtwin_server.witness_service import make_witness, open_witness, read_witness_directory
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.ledger.cosignature import verify_cosignatures
 from fedtwin_shared.ledger.database import LedgerError
 from fedtwin_shared.ledger.note import parse_note, parse_verifier_key
 from fedtwin_shared.ledger.witness import MAX_REQUEST_BYTES
 from fedtwin_shared.ledger.witness_client import send_over_http
+from fedtwin_shared.ledger.witness_service import make_witness, open_witness, read_witness_directory
 from fedtwin_shared.ledger.witness_store import WitnessStore
 from fedtwin_shared.supervision import wait_until
 from tests.authority import free_ports, make_server_identity

@@ -2,7 +2,8 @@
 
 Design note: who may ask is decided by the signature on the checkpoint, not by the connection, so there is no login.
 Bodies are bounded before they are read; a refusal says no more than the protocol asks. The store decides, persists
-and answers; this is only its door. Run it anywhere but on the hospital's own machine.
+and answers; this is only its door. A consortium runs one, and so may every hospital, whose own witness then is the one
+that may lie (f of the quorum) for its own ledger.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import re
 import time
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -23,9 +25,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fedtwin_server.config import Address, split_address
 from fedtwin_shared.errors import ConfigurationError, FedtwinError
-from fedtwin_shared.fields import Section
+from fedtwin_shared.fields import Address, Section, split_address
 from fedtwin_shared.ledger.note import ED25519, VerifierKey, parse_verifier_key
 from fedtwin_shared.ledger.witness import MAX_REQUEST_BYTES, Answer
 from fedtwin_shared.ledger.witness_store import WitnessStore
@@ -134,6 +135,16 @@ def make_witness(store: WitnessStore) -> Starlette:
     return Starlette(
         routes=[Route("/add-checkpoint", add_checkpoint, methods=["POST"]), Route("/health", health, methods=["GET"])]
     )
+
+
+def run_witness(directory: Path, *, new: bool, say: Callable[[str], None]) -> None:
+    """Make a witness and say what others pin, or serve one until SIGTERM or SIGINT. Raises as its parts do."""
+    found = read_witness_directory(directory)
+    store = open_witness(found, new=new)
+    if new:
+        say(f"a hospital and an auditor pin: {store.verifier_key}")
+    else:
+        serve_witness(found, store)
 
 
 def serve_witness(directory: WitnessDirectory, store: WitnessStore) -> None:
