@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Arithmetic:
 TORCH = Arithmetic(name="torch", gates=TorchGates(), products=MatrixProducts())
 
 
+@functools.cache  # one object each for a process: what was measured about one is kept by it
 def available_arithmetic() -> tuple[Arithmetic, ...]:
     """Return what runs here on the CPU, the fastest first, as `fedtwin simulate bench private-step` measured them."""
     if importlib.util.find_spec("numba") is None:
