@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedtwin_client import conformance_cli, store_cli
+from fedtwin_client import conformance_cli, policy_cli, store_cli
 from fedtwin_client.ingest import device_cli
 
 if TYPE_CHECKING:
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True, add_completion=False)
 app.add_typer(store_cli.store, name="store")
+app.add_typer(policy_cli.app, name="policy")
 app.add_typer(device_cli.app, name="device")
 app.command()(store_cli.forget)
 app.command()(store_cli.export)
 app.command()(conformance_cli.conformance)
+
+POLICY_PERIOD: Final = timedelta(days=2 * 365)  # of a new hospital's policy; then its people look at it again
 
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="the hospital's own directory")]
 
@@ -44,6 +48,12 @@ def init(
     data: Annotated[str, typer.Option(metavar="FOLDER", help="the hospital's own files")] = "data",
     bundle: Annotated[list[str] | None, typer.Option(metavar="SHA256", help="a bundle to answer; repeatable")] = None,
     maximum_epsilon: Annotated[float, typer.Option(help="most that one study may cost a patient")] = 3.0,
+    maximum_epsilon_year: Annotated[
+        float | None, typer.Option(help="most that all studies may cost a patient in 365 days; twice that of one")
+    ] = None,
+    maximum_epsilon_lifetime: Annotated[
+        float | None, typer.Option(help="most that they may ever cost; three times that of one")
+    ] = None,
     maximum_delta: Annotated[float, typer.Option(help="largest δ of a study")] = 1e-4,
     minimum_patients: Annotated[int, typer.Option(help="fewest patients behind a study")] = 20,
     runtime_port: Annotated[int, typer.Option(help="loopback port between the node's own processes")] = 9094,
@@ -57,7 +67,10 @@ def init(
         superlink=superlink,
         coordinator_key=coordinator_key,
         data=data,
+        valid_until=datetime.now(UTC).date() + POLICY_PERIOD,
         maximum_epsilon=maximum_epsilon,
+        maximum_epsilon_year=maximum_epsilon_year,
+        maximum_epsilon_lifetime=maximum_epsilon_lifetime,
         maximum_delta=maximum_delta,
         minimum_patients=minimum_patients,
         allowed_bundles=tuple(bundle or ()),
@@ -78,11 +91,13 @@ def check(directory: Directory) -> None:
     from fedtwin_client.gate import open_gate
     from fedtwin_client.health import is_reachable
     from fedtwin_client.node import check_files
+    from fedtwin_client.policy_signature import open_policy
     from fedtwin_client.reader import read_hospital
     from fedtwin_client.studies import open_studies
 
     hospital = read_directory(directory)
     check_files(hospital)
+    open_policy(hospital, open_gate(hospital)).verify()
     records = read_hospital(hospital.data, quarantine=hospital.quarantine)
     studies = open_studies(hospital, open_gate(hospital))
     console = Console()

@@ -24,7 +24,6 @@ DIRECTORY_VARIABLE: Final = "FEDTWIN_HOSPITAL"  # tells the executor its directo
 File = Annotated[str, Field(min_length=1)]
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Table(BaseModel):
@@ -52,12 +51,6 @@ class KeysTable(_Table):
     node_file: File
 
 
-class PolicyTable(SitePolicy):
-    """The privacy knobs: the policy, and the bundles that are answered at all."""
-
-    allowed_bundles: Annotated[tuple[Digest, ...], Field(strict=False)]
-
-
 class PortsTable(_Table):
     """Loopback ports."""
 
@@ -83,7 +76,7 @@ class SiteConfig(_Table):
     data: DataTable
     coordinator: CoordinatorTable
     keys: KeysTable
-    policy: PolicyTable
+    policy: SitePolicy
     ports: PortsTable
     performance: PerformanceTable
 
@@ -119,6 +112,11 @@ class HospitalDirectory:
     def node_key(self) -> Path:
         """The private key of the transport."""
         return self.root / self.config.keys.node_file
+
+    @property
+    def policy_signature(self) -> Path:
+        """The hospital's own signature over the policy; without it every study is refused."""
+        return self.root / "policy.signed.json"
 
     @property
     def studies(self) -> Path:

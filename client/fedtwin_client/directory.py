@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -23,11 +24,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedtwin_client.config import CONFIG_FILE, SiteConfig
+from fedtwin_client.config import CONFIG_FILE, HospitalDirectory, SiteConfig
+from fedtwin_client.gate import Gate
+from fedtwin_client.policy_signature import sign_policy
 from fedtwin_shared.documents import check_document
 from fedtwin_shared.durable import create_file
 from fedtwin_shared.errors import ConfigurationError
-from fedtwin_shared.signing import create_signing_key, format_public_key
+from fedtwin_shared.signing import create_signing_key
 
 UNIT_FILE: Final = "fedtwin-hospital.service"
 COMPOSE_FILE: Final = "compose.yaml"
@@ -40,8 +43,11 @@ class Answers:
     name: str
     superlink: str
     coordinator_key: str
+    valid_until: date
     data: str = "data"
     maximum_epsilon: float = 3.0
+    maximum_epsilon_year: float | None = None  # twice that of one study
+    maximum_epsilon_lifetime: float | None = None  # three times that of one study
     maximum_delta: float = 1e-4
     minimum_patients: int = 20
     allowed_bundles: tuple[str, ...] = ()
@@ -80,7 +86,7 @@ def create_directory(root: Path, answers: Answers, *, authority: Path) -> Public
         raise ConfigurationError(file=root, expected="a new or empty directory", found="something in it")
     certificate = _read_certificate(authority)
     config = render_config(answers)
-    check_document(tomllib.loads(config), SiteConfig, file=root / CONFIG_FILE)
+    checked = check_document(tomllib.loads(config), SiteConfig, file=root / CONFIG_FILE)
     place = Place(
         directory=root,
         data=(root / answers.data).resolve(),
@@ -91,8 +97,9 @@ def create_directory(root: Path, answers: Answers, *, authority: Path) -> Public
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     root.chmod(0o700)
     place.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    gate = Gate(site=answers.name, key=create_signing_key(root / "signing.key"))
     keys = PublicKeys(
-        signing=format_public_key(create_signing_key(root / "signing.key").public_key()),
+        signing=gate.public_key,
         node=create_node_key(root / "node.key", comment=answers.name),
     )
     (root / "ca.pem").write_bytes(certificate)
@@ -101,6 +108,7 @@ def create_directory(root: Path, answers: Answers, *, authority: Path) -> Public
     (root / UNIT_FILE).write_text(render_unit(answers.name, place))
     (root / COMPOSE_FILE).write_text(render_compose(answers.health_port, place))
     (root / CONFIG_FILE).write_text(config)
+    sign_policy(HospitalDirectory(root=root, config=checked), gate)
     return keys
 
 
@@ -128,7 +136,10 @@ def render_config(answers: Answers) -> str:
             "superlink": json.dumps(answers.superlink),
             "coordinator_key": json.dumps(answers.coordinator_key),
             "maximum_epsilon": repr(answers.maximum_epsilon),
+            "maximum_epsilon_year": repr(_or(answers.maximum_epsilon_year, 2 * answers.maximum_epsilon)),
+            "maximum_epsilon_lifetime": repr(_or(answers.maximum_epsilon_lifetime, 3 * answers.maximum_epsilon)),
             "maximum_delta": repr(answers.maximum_delta),
+            "valid_until": answers.valid_until.isoformat(),
             "minimum_patients": repr(answers.minimum_patients),
             "allowed_bundles": json.dumps(list(answers.allowed_bundles)),
             "runtime_port": repr(answers.runtime_port),
@@ -155,6 +166,10 @@ def find_executable() -> Path:
     """Return the `fedtwin` command of the running interpreter's environment."""
     beside = Path(sys.executable).with_name("fedtwin")
     return beside if beside.exists() else Path(shutil.which("fedtwin") or beside)
+
+
+def _or(given: float | None, otherwise: float) -> float:
+    return otherwise if given is None else given
 
 
 def _quote(path: str) -> str:

@@ -35,6 +35,7 @@ from fedtwin_shared.signing import (
 from fedtwin_shared.study import Study
 
 ATTESTATION_TYPE: Final = "application/vnd.fedtwin.attestation+json"
+POLICY_TYPE: Final = "application/vnd.fedtwin.site-policy+json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,16 @@ class Gate:
         verified = verify_envelope(envelope, payload_type=ATTESTATION_TYPE, trusted=own)
         if verified.payload != self._attestation(study):
             raise VerificationError(field="attestation", expected="this study and this site", found="another")
+
+    def sign_policy(self, statement: bytes) -> bytes:
+        """Return the hospital's policy under its own signature; it stays in the hospital, but for its digest."""
+        return sign_envelope(statement, payload_type=POLICY_TYPE, key=self.key)
+
+    def verify_policy(self, envelope: bytes, statement: bytes) -> None:
+        """Raise `VerificationError` unless `envelope` is this hospital's signature over this very policy."""
+        verified = verify_envelope(envelope, payload_type=POLICY_TYPE, trusted={self.public_key: self.site})
+        if verified.payload != statement:
+            raise VerificationError(field="policy", expected="the policy that was signed", found="another")
 
     def _attestation(self, study: str) -> bytes:
         return canonical_json({"cohort": "attested", "site": self.site, "study": study})

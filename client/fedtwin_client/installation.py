@@ -13,6 +13,7 @@ from fedtwin_client.gate import open_gate
 from fedtwin_client.hospital import Hospital
 from fedtwin_client.hospital_ledger import CohortCommitments, open_journal
 from fedtwin_client.ledger_journal import LedgerJournal
+from fedtwin_client.policy_signature import open_policy
 from fedtwin_client.randomness import SystemRandomness
 from fedtwin_client.reader import read_hospital
 from fedtwin_client.studies import StudyFolder, open_studies
@@ -42,7 +43,7 @@ def open_installation(directory: HospitalDirectory) -> Installation:
         gate=gate,
         coordinator=directory.config.coordinator.public_key,
         find_study=studies.find,
-        policy=directory.config.policy,
+        policy=open_policy(directory, gate),
         journal=journal,
         randomness=SystemRandomness(),
         load_cohort=functools.partial(load_cohort, directory, commitments=commitments),

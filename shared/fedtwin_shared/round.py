@@ -51,10 +51,13 @@ class RefusalCode(StrEnum):
     STUDY_UNKNOWN = "study-unknown"
     MODEL_UNVERIFIED = "model-unverified"
     POLICY = "policy"
+    POLICY_UNVERIFIED = "policy-unverified"
+    POLICY_EXPIRED = "policy-expired"
     COHORT_NOT_ATTESTED = "cohort-not-attested"
     BUDGET_SPENT = "budget-spent"
     ATTEMPT_SPENT = "attempt-spent"
     SITE_NOT_READY = "site-not-ready"
+    WITNESSES_AWAY = "witnesses-away"
 
 
 class _Signed(BaseModel):

@@ -21,6 +21,7 @@ from fedtwin_shared.roster import Name
 from fedtwin_shared.signal import CATEGORIES, SIGNALS
 from fedtwin_shared.signing import canonical_json, digest
 
+ModelName = Literal["logistic", "mlp", "lstm", "gru", "mingru", "tcn"]
 Statistic = Literal["mean", "min", "max", "first", "last", "sd", "slope", "count", "observed"]
 LEVELS: frozenset[Statistic] = frozenset({"mean", "min", "max", "first", "last"})  # the statistics that are z-scores
 
@@ -118,7 +119,7 @@ class Split(Section):
 class Model(Section):
     """A model of the closed registry and its size."""
 
-    name: Literal["logistic", "mlp", "lstm", "gru", "mingru", "tcn"]
+    name: ModelName
     hidden: Count = 16
     layers: Count = 1
     kernel: Count = 3
@@ -341,6 +342,14 @@ class Study(Section):
 
 def _with_hinges(name: str, hinges: bool) -> list[str]:
     return [name, f"{name}.high", f"{name}.low"] if hinges else [name]
+
+
+def columns_read(study: Study) -> tuple[str, ...]:
+    """Return everything that the study reads of a patient, each once: outcome, signals, facts and categories."""
+    features = study.features
+    names = [study.outcome, *(part.signal for part in features.series), *(fact.signal for fact in features.facts)]
+    names += [*features.categories, *study.cohort.requires, *study.evaluation.subgroups]
+    return tuple(dict.fromkeys(names))
 
 
 def is_held_out(split: Split, patient: str) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
 from fedtwin_client.config import HospitalDirectory, read_directory
 from fedtwin_client.directory import Answers, create_directory
+from fedtwin_client.gate import open_gate
+from fedtwin_client.policy_signature import sign_policy
 from fedtwin_shared.documents import sign_study
 from tests.authority import free_ports, make_server_identity
 from tests.client.setting import SITE
@@ -24,6 +27,7 @@ def make_premises(root: Path, world: World, *, patients: int = 60, bundles: tupl
         name=SITE,
         superlink="localhost:1",
         coordinator_key=world.coordinator_key,
+        valid_until=datetime.now(UTC).date() + timedelta(days=1),
         maximum_epsilon=8.0,
         minimum_patients=10,
         allowed_bundles=bundles,
@@ -36,7 +40,9 @@ def make_premises(root: Path, world: World, *, patients: int = 60, bundles: tupl
     )
     (root / "signing.key").write_bytes(pem)
     write_data(root / "data", patients=patients)
-    return read_directory(root)
+    directory = read_directory(root)
+    sign_policy(directory, open_gate(directory))  # with the key of the world's roster
+    return directory
 
 
 def write_data(folder: Path, *, patients: int) -> None:

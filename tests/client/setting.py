@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from fedtwin_client.gate import Gate
 from fedtwin_client.hospital import Hospital
 from fedtwin_client.journal import Journal, MemoryJournal
-from fedtwin_client.policy import Policy, SitePolicy
+from fedtwin_client.policy import MODEL_UPDATE, SCORE_HISTOGRAM, Policy, SitePolicy
 from fedtwin_client.studies import ApprovedStudy
 from fedtwin_shared.models import Parameters, digest_parameters, initialise
 from fedtwin_shared.round import HISTOGRAM, Arrays, RoundPlan, Task, histogram_shape, sign_round_plan
-from fedtwin_shared.study import Participant, Study
+from fedtwin_shared.study import ModelName, Participant, Study
 from tests.world import World, make_world
 
 if TYPE_CHECKING:
@@ -25,7 +26,25 @@ if TYPE_CHECKING:
 
 RUN = "0123456789abcdef" * 2
 SITE = "north"
-POLICY = SitePolicy(maximum_epsilon=8.0, maximum_delta=1e-3, minimum_patients=10)
+POLICY = SitePolicy(
+    maximum_epsilon=8.0,
+    maximum_epsilon_year=16.0,
+    maximum_epsilon_lifetime=24.0,
+    maximum_delta=1e-3,
+    minimum_patients=10,
+    minimum_noise=0.3,
+    minimum_secure_peers=0,
+    allowed_models=get_args(ModelName),
+    allowed_signals=("*",),
+    allowed_releases=(MODEL_UPDATE, SCORE_HISTOGRAM),
+    allowed_bundles=(),
+    allowed_servers=(),
+    plan_signatures="coordinator",
+    human_approval=False,
+    consent="opt-out",
+    valid_until=date(2030, 12, 31),
+    trusted_peers={},
+)
 
 
 @dataclass(kw_only=True)

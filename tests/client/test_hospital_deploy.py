@@ -48,6 +48,7 @@ def test_the_example_configuration_loads_and_is_what_init_writes() -> None:
         name=config.name,
         superlink=config.coordinator.superlink,
         coordinator_key=config.coordinator.public_key,
+        valid_until=config.policy.valid_until,
         data=config.data.folder,
     )
     assert (DEPLOY / CONFIG_FILE).read_text() == render_config(answers)

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,7 @@ def test_a_node_connects_restarts_what_died_and_ends_cleanly(tmp_path: Path) -> 
             name="north",
             superlink=rim.front_address,
             coordinator_key=make_world().coordinator_key,
+            valid_until=date(2030, 12, 31),
             runtime_port=runtime_port,
             health_port=health_port,
         )

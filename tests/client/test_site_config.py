@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,16 @@ from fedtwin_client.config import (
     CONFIG_FILE,
     HospitalDirectory,
     PerformanceTable,
-    PolicyTable,
     SiteConfig,
     read_directory,
 )
 from fedtwin_client.directory import Answers, render_config
+from fedtwin_client.policy import SitePolicy
 from fedtwin_shared.errors import ConfigurationError
 
+DAY = date(2030, 12, 31)
 KEY = "ed25519:qxUgM8trzSi80x+hf8Pdo5rbhlgtEI01dffdrkvTkKU="
-ANSWERS = Answers(name="north", superlink="fl.example.org:9092", coordinator_key=KEY)
+ANSWERS = Answers(name="north", superlink="fl.example.org:9092", coordinator_key=KEY, valid_until=DAY)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -37,14 +39,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_answers_with_quotes_and_backslashes_survive() -> None:
-    answers = Answers(name="north", superlink="a:1", coordinator_key=KEY, data='/data/"odd"\\$name #1')
+    answers = Answers(name="north", superlink="a:1", coordinator_key=KEY, valid_until=DAY, data='/data/"odd"\\$name #1')
     assert tomllib.loads(render_config(answers))["data"]["folder"] == answers.data
 
 
 def test_every_key_is_explained() -> None:
     lines = render_config(ANSWERS).splitlines()
     keys = [number for number, line in enumerate(lines) if "=" in line and not line.startswith("#")]
-    assert len(keys) == 14
+    assert len(keys) == 27
     for number in keys:
         above = number - 1
         while "=" in lines[above] and not lines[above].startswith("#"):
@@ -99,8 +101,8 @@ def test_a_missing_directory_or_file_is_named(tmp_path: Path) -> None:
 
 
 def test_privacy_knobs_and_performance_knobs_are_different_types() -> None:
-    assert not set(PolicyTable.model_fields) & set(PerformanceTable.model_fields)
-    assert not issubclass(PolicyTable, PerformanceTable)
+    assert not set(SitePolicy.model_fields) & set(PerformanceTable.model_fields)
+    assert not issubclass(SitePolicy, PerformanceTable)
 
 
 def test_the_configuration_is_frozen(tmp_path: Path) -> None:
