@@ -8,7 +8,7 @@ sensor of the table gives. No record of this module prints its contents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -76,7 +76,7 @@ class ObservationBatch:
         return len(self.value)
 
 
-_KINDS = {
+_KINDS: Mapping[str, np.dtype[np.generic]] = {
     "patient": np.dtype(np.int32),
     "signal": np.dtype(np.int16),
     "time": np.dtype(np.int64),
@@ -111,6 +111,38 @@ def make_batch(
         sequence=np.asarray(sequence, np.int64),
         quality=np.asarray(quality, np.uint8),
     )
+
+
+def join_batches(batches: Sequence[ObservationBatch]) -> ObservationBatch:
+    """Return the observations of several batches as those of one, in order."""
+    if len(batches) == 1:
+        return batches[0]
+    patients = {
+        name: index for index, name in enumerate(dict.fromkeys(one for batch in batches for one in batch.patients))
+    }
+    devices = {
+        name: index for index, name in enumerate(dict.fromkeys(one for batch in batches for one in batch.devices))
+    }
+    columns: dict[str, npt.NDArray[np.generic]] = {
+        name: np.concatenate([np.empty(0, kind), *(getattr(batch, name) for batch in batches)])
+        for name, kind in _KINDS.items()
+        if name not in ("patient", "device")
+    }
+    return make_batch(
+        patients=tuple(patients),
+        devices=tuple(devices),
+        patient=_renumber([(batch.patients, batch.patient) for batch in batches], patients),
+        device=_renumber([(batch.devices, batch.device) for batch in batches], devices),
+        **columns,
+    )
+
+
+def _renumber(
+    parts: Sequence[tuple[tuple[str, ...], npt.NDArray[np.int32]]], numbers: Mapping[str, int]
+) -> npt.NDArray[np.int32]:
+    """Return columns that point into ids of their own as one that points into all of them."""
+    moved = [np.array([numbers[name] for name in (*ids,)] or [0], np.int32)[column] for ids, column in parts]
+    return np.concatenate([np.empty(0, np.int32), *moved])
 
 
 def _check_range(name: str, column: npt.NDArray[np.generic], low: int, end: int) -> None:

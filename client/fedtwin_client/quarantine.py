@@ -53,6 +53,7 @@ class Reason(StrEnum):
     FOREIGN_SIGNAL = "signal-not-assigned"  # the device may not report this signal
     REPLAYED = "replayed"  # a sequence number from before the replay window
     DEVICE_QUARANTINED = "device-quarantined"
+    PATIENT_FORGOTTEN = "patient-forgotten"  # erased: nothing of theirs is kept, not even set aside
 
 
 REASONS = tuple(Reason)

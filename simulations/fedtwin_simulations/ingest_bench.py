@@ -19,7 +19,7 @@ import ssl
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,9 +38,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from fedtwin_client.ingest import fhir, grpc_stream, hl7v2, packed
 from fedtwin_client.ingest.broker import GATEWAY, BrokerFiles, find_broker, write_broker
-from fedtwin_client.ingest.device import Device, identity_of
-from fedtwin_client.ingest.gateway import Gateway, Sinks
+from fedtwin_client.ingest.device import Device, Progress, identity_of
+from fedtwin_client.ingest.gateway import Gateway
 from fedtwin_client.ingest.ingest_pb2 import Batch, Kind
+from fedtwin_client.ingest.intake import Intake
 from fedtwin_client.ingest.mqtt import Broker, Subscriber
 from fedtwin_client.ingest.readings import Draft
 from fedtwin_client.ingest.registry import Registry, add_device, write_registry
@@ -260,11 +261,24 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
+class _Handed:
+    """A keeper that hands accepted observations on and knows nothing of before."""
+
+    def __init__(self, hand_on: Callable[[ObservationBatch], None]) -> None:
+        self._hand_on = hand_on
+
+    def keep(self, intake: Intake) -> None:
+        self._hand_on(intake.batch)
+
+    def progress(self) -> Mapping[str, Progress]:
+        return {}
+
+    def forgotten(self, patients: Iterable[str]) -> Collection[str]:
+        return ()
+
+
 def _open_gateway(site: Site, keep: Callable[[ObservationBatch], None]) -> Gateway:
-    sinks = Sinks(
-        observations=keep, aside=lambda aside: None, records=lambda device, records: None, gaps=lambda gaps: None
-    )
-    return Gateway(site.file("devices.json"), sinks, clock=_now)
+    return Gateway(site.file("devices.json"), _Handed(keep), clock=_now)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ shows a registered key (`Authorization: Bearer …`). 200: safe, what was set as
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
@@ -20,7 +21,8 @@ from starlette.routing import Route
 from fedtwin_client.ingest import fhir
 from fedtwin_client.ingest.device import Device
 from fedtwin_client.ingest.document import TOO_LARGE, Document
-from fedtwin_client.ingest.gateway import NOT_REGISTERED, NOT_STORED, RATE, Gateway, Receipt
+from fedtwin_client.ingest.gateway import Gateway
+from fedtwin_client.ingest.intake import NOT_REGISTERED, NOT_STORED, RATE, Receipt
 from fedtwin_client.ingest.readings import Draft
 
 _STATUS: Final = {NOT_REGISTERED: 401, RATE: 429, NOT_STORED: 503, TOO_LARGE.refused: 413}
@@ -61,7 +63,7 @@ def _take(gateway: Gateway, device: Device, read: Callable[[bytes, Draft], Docum
     document = read(data, draft)
     if document.refused:
         return gateway.refuse(document.refused)
-    return gateway.take(device, draft.readings(), document.records)
+    return gateway.take(device, draft.readings(), document.records, digest=hashlib.sha256(data).digest())
 
 
 async def _read_body(request: Request) -> bytes | None:
@@ -80,7 +82,10 @@ async def _read_body(request: Request) -> bytes | None:
 
 def _outcome(receipt: Receipt) -> JSONResponse:
     if not receipt.refused:
-        words = f"accepted {receipt.accepted}, set aside {receipt.set_aside}, records {receipt.records}"
+        words = (
+            f"accepted {receipt.accepted}, set aside {receipt.set_aside}, known {receipt.duplicate}, "
+            f"forgotten {receipt.forgotten}, records {receipt.records}"
+        )
         issue = {"severity": "information", "code": "informational", "diagnostics": words}
         status = 200
     else:

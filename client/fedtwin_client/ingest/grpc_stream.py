@@ -17,8 +17,9 @@ import grpc
 import grpc.aio
 import numpy as np
 
-from fedtwin_client.ingest.gateway import NOT_REGISTERED, Gateway
+from fedtwin_client.ingest.gateway import Gateway
 from fedtwin_client.ingest.ingest_pb2 import Batch, Receipt
+from fedtwin_client.ingest.intake import NOT_REGISTERED
 from fedtwin_client.ingest.readings import NO_FAULT, Readings
 from fedtwin_client.observation_batch import LATEST, NO_SEQUENCE, Quality
 
@@ -102,7 +103,13 @@ def _take(gateway: Gateway, peer: bytes, batch: Batch) -> Receipt:
         taken = gateway.refuse(readings)
     else:
         taken = gateway.take(gateway.registry().find(peer), readings)
-    return Receipt(number=batch.number, accepted=taken.accepted, set_aside=taken.set_aside, refused=taken.refused)
+    return Receipt(
+        number=batch.number,
+        accepted=taken.accepted,
+        set_aside=taken.set_aside + taken.forgotten,
+        duplicate=taken.duplicate,
+        refused=taken.refused,
+    )
 
 
 def open_stream(channel: grpc.aio.Channel, batches: AsyncIterator[Batch]) -> AsyncIterator[Receipt]:

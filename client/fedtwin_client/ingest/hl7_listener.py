@@ -13,10 +13,11 @@ from zoneinfo import ZoneInfo
 
 from fedtwin_client.ingest import hl7v2, mllp
 from fedtwin_client.ingest.device import Device
-from fedtwin_client.ingest.gateway import NOT_STORED, RATE, Gateway
+from fedtwin_client.ingest.gateway import Gateway
+from fedtwin_client.ingest.intake import NOT_REGISTERED, NOT_STORED, RATE, Message
 from fedtwin_client.ingest.readings import Draft
 
-_ANSWERS = {RATE: hl7v2.RATE_LIMIT, NOT_STORED: hl7v2.INTERNAL}
+_REFUSALS = {RATE: hl7v2.RATE_LIMIT, NOT_STORED: hl7v2.INTERNAL, NOT_REGISTERED: hl7v2.NOT_REGISTERED}
 
 
 async def listen(
@@ -45,22 +46,25 @@ def _controls(started: int, numbers: Iterator[int]) -> Iterator[str]:
 def answer(
     gateway: Gateway, device: Device | None, frames: Sequence[bytes], controls: Iterator[str]
 ) -> list[tuple[bytes, ...]]:
-    """Read messages, hand them to the gateway, and return the answers to each."""
-    answers: list[tuple[bytes, ...]] = []
+    """Read messages, hand them to the gateway together, and return the answers to each."""
     zone = ZoneInfo(device.zone) if device is not None and device.zone else None
+    read: list[hl7v2.Message] = []
+    taken: list[Message] = []
     for data in frames:
         draft = Draft()
-        message = hl7v2.read_message(data, draft, zone=zone)
-        if device is None and message.refusal is None:
-            message = hl7v2.Message(header=message.header, refusal=hl7v2.NOT_REGISTERED)
-        if message.refusal is not None:
-            gateway.refuse(message.refusal.words)
+        found = hl7v2.read_message(data, draft, zone=zone)
+        read.append(found)
+        if found.refusal is not None:
+            gateway.refuse(found.refusal.words)
         else:
-            records = () if message.event is None else (message.event,)
-            receipt = gateway.take(device, draft.readings(), records, digest=hashlib.sha256(data).digest())
-            if receipt.refused:
-                refusal = _ANSWERS.get(receipt.refused, hl7v2.NOT_REGISTERED)
-                message = hl7v2.Message(header=message.header, refusal=refusal)
-        now = datetime.fromtimestamp(gateway.now() / 1000, UTC)
-        answers.append(hl7v2.acknowledge(message, now=now, control=next(controls)))
+            records = () if found.event is None else (found.event,)
+            digest = hashlib.sha256(data).digest()
+            taken.append(Message(device=device, readings=draft.readings(), records=records, digest=digest))
+    receipts = iter(gateway.take_all(taken))
+    now = datetime.fromtimestamp(gateway.now() / 1000, UTC)
+    answers: list[tuple[bytes, ...]] = []
+    for found in read:
+        refused = "" if found.refusal is not None else next(receipts).refused
+        said = hl7v2.Message(header=found.header, refusal=_REFUSALS[refused]) if refused else found
+        answers.append(hl7v2.acknowledge(said, now=now, control=next(controls)))
     return answers

@@ -39,13 +39,15 @@ class Batch(_message.Message):
     def __init__(self, number: _Optional[int] = ..., base_time: _Optional[int] = ..., first_sequence: _Optional[int] = ..., patients: _Optional[_Iterable[str]] = ..., kinds: _Optional[_Iterable[_Union[Kind, _Mapping]]] = ..., time: _Optional[_Iterable[int]] = ..., value: _Optional[_Iterable[float]] = ..., patient: _Optional[_Iterable[int]] = ..., kind: _Optional[_Iterable[int]] = ..., quality: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("number", "accepted", "set_aside", "refused")
+    __slots__ = ("number", "accepted", "set_aside", "refused", "duplicate")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     SET_ASIDE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     number: int
     accepted: int
     set_aside: int
     refused: str
-    def __init__(self, number: _Optional[int] = ..., accepted: _Optional[int] = ..., set_aside: _Optional[int] = ..., refused: _Optional[str] = ...) -> None: ...
+    duplicate: int
+    def __init__(self, number: _Optional[int] = ..., accepted: _Optional[int] = ..., set_aside: _Optional[int] = ..., refused: _Optional[str] = ..., duplicate: _Optional[int] = ...) -> None: ...

@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from fedtwin_client.ingest import packed, senml
 from fedtwin_client.ingest.broker import TOPICS
-from fedtwin_client.ingest.gateway import NOT_REGISTERED, NOT_STORED, Gateway, Receipt
+from fedtwin_client.ingest.gateway import Gateway
+from fedtwin_client.ingest.intake import NOT_REGISTERED, NOT_STORED, Message, Receipt
 from fedtwin_client.ingest.readings import Draft, Readings, join
 
 # What may wait here; beyond it paho's thread waits, and the broker with it.
@@ -116,21 +117,45 @@ class Subscriber:
             if not self._waiting:
                 self._stopping.wait(PAUSE_SECONDS)
                 continue
-            by_device: dict[str, list[paho.MQTTMessage]] = {}
+            by_topic: dict[str, list[paho.MQTTMessage]] = {}
             end = self._went + TOGETHER_BYTES
             for _ in range(min(len(self._waiting), TOGETHER)):
                 message = self._waiting.popleft()
                 self._went += len(message.payload)
-                by_device.setdefault(message.topic, []).append(message)
+                by_topic.setdefault(message.topic, []).append(message)
                 if self._went >= end:
                     break
-            for topic, messages in by_device.items():
-                _, device, form = topic.split("/")
-                if not self._take(device, form, messages):
-                    return  # stopped while the store was down: not acknowledged, sent again
+            if not self._take(by_topic):
+                return  # stopped while the store was down: not acknowledged, sent again
 
-    def _take(self, device: str, form: str, messages: Sequence[paho.MQTTMessage]) -> bool:
-        """Keep one device's messages and acknowledge them; False when stopped before they are safe."""
+    def _take(self, by_topic: Mapping[str, Sequence[paho.MQTTMessage]]) -> bool:
+        """Keep messages, in one commit, and acknowledge them; False when stopped before they are safe."""
+        devices = [topic.split("/")[1] for topic in by_topic]
+        read = [self._read(topic, messages) for topic, messages in by_topic.items()]
+        while True:
+            registry = self._gateway.registry()
+            taken = [
+                Message(device=registry.get(device), readings=readings)
+                for device, readings in zip(devices, read, strict=True)
+            ]
+            receipts = self._gateway.take_all(taken)
+            if not any(receipt.refused == NOT_STORED for receipt in receipts):
+                break
+            if self._stopping.wait(RETRY_SECONDS):
+                return False
+        for device, receipt in zip(devices, receipts, strict=True):
+            if receipt.refused:
+                self._tell(device, receipt)
+        for messages in by_topic.values():
+            for message in messages:
+                # A crash before this line: sent again, and known by its sequence numbers.
+                if message.qos:
+                    self._client.ack(message.mid, message.qos)
+        return True
+
+    def _read(self, topic: str, messages: Sequence[paho.MQTTMessage]) -> Readings:
+        """Return the readings of one topic's messages; a message that cannot be read is refused by itself."""
+        _, device, form = topic.split("/")
         now, draft, parts = self._gateway.now(), Draft(), list[Readings]()
         for message in messages:
             data = bytes(message.payload)
@@ -143,19 +168,7 @@ class Subscriber:
                     parts.append(found)
             if refused:
                 self._tell(device, self._gateway.refuse(refused))
-        readings = join(parts) if parts else draft.readings()
-        receipt = self._gateway.take(self._gateway.registry().get(device), readings)
-        while receipt.refused == NOT_STORED:
-            if self._stopping.wait(RETRY_SECONDS):
-                return False
-            receipt = self._gateway.take(self._gateway.registry().get(device), readings)
-        if receipt.refused:
-            self._tell(device, receipt)
-        for message in messages:
-            # A crash before this line: sent again, and known by its sequence numbers.
-            if message.qos:
-                self._client.ack(message.mid, message.qos)
-        return True
+        return join(parts) if parts else draft.readings()
 
     def _tell(self, device: str, receipt: Receipt) -> None:
         """Tell the sender; somebody who is not registered is told nothing."""

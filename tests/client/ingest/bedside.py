@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fedtwin_client.ingest.device import Device, Gap, identity_of
-from fedtwin_client.ingest.gateway import Gateway, Sinks
+from fedtwin_client.ingest.device import Device, Gap, Progress, identity_of
+from fedtwin_client.ingest.gateway import Gateway
+from fedtwin_client.ingest.intake import Intake
 from fedtwin_client.ingest.readings import SetAside
 from fedtwin_client.ingest.records import Record
 from fedtwin_client.ingest.registry import Registry, add_device, write_registry
@@ -24,27 +25,33 @@ NOW = 1_795_345_200_000  # 2026-11-22T11:00:00Z
 
 @dataclass
 class Kept:
-    """What the sinks were given; `broken` makes the store fail as a full disk does."""
+    """A keeper in memory; `broken` makes it fail as a full disk does."""
 
     batches: list[ObservationBatch] = field(default_factory=list)
     aside: list[SetAside] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
+    durable: dict[str, Progress] = field(default_factory=dict)
+    erased: set[str] = field(default_factory=set)
     broken: bool = False
 
-    def take(self, batch: ObservationBatch) -> None:
+    def keep(self, intake: Intake) -> None:
         if self.broken:
             raise OSError(28, "No space left on device")
-        self.batches.append(batch)
+        if len(intake.batch):
+            self.batches.append(intake.batch)
+        self.aside += intake.aside
+        self.records += intake.records
+        self.durable |= intake.progress
+
+    def progress(self) -> Mapping[str, Progress]:
+        return dict(self.durable)
+
+    def forgotten(self, patients: Iterable[str]) -> Collection[str]:
+        return self.erased & set(patients)
 
     def values(self) -> list[float]:
         return [value for batch in self.batches for value in batch.value.tolist()]
-
-    def sinks(self) -> Sinks:
-        def keep(device: str, records: Sequence[Record]) -> None:
-            self.records.extend(records)
-
-        return Sinks(observations=self.take, aside=self.aside.append, records=keep, gaps=self.gaps.extend)
 
 
 def make_device(name: str, secret: bytes, patients: frozenset[str] | None = None) -> Device:
@@ -56,7 +63,7 @@ def make_gateway(folder: Path, kept: Kept, *devices: Device) -> Gateway:
     for device in devices:
         registry = add_device(registry, device)
     write_registry(folder / "devices.json", registry)
-    return Gateway(folder / "devices.json", kept.sinks(), clock=lambda: NOW)
+    return Gateway(folder / "devices.json", kept, clock=lambda: NOW, on_gaps=kept.gaps.extend)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,7 @@ def test_a_receipt_means_that_the_batch_is_kept(tmp_path: Path) -> None:
                 again, foreign, bad = await say(
                     monitor, port, make_batch(3), make_batch(10, who="p2"), make_batch(11, kind=[7] * 4)
                 )
-                assert (again.set_aside, foreign.set_aside) == (4, 4)
+                assert (again.duplicate, foreign.set_aside) == (4, 4)
                 assert bad.refused
                 kept.broken = True
                 assert (await say(monitor, port, make_batch(11)))[0].refused
@@ -103,7 +103,7 @@ def test_a_receipt_means_that_the_batch_is_kept(tmp_path: Path) -> None:
     asyncio.run(asyncio.wait_for(talk(), 30))
     totals = gateway.totals
     assert len(kept.values()) == 44
-    assert totals.accepted + totals.set_aside + totals.refused == totals.received == 44 + 8 + 4
+    assert totals.accepted + totals.set_aside + totals.duplicate + totals.refused == totals.received == 44 + 8 + 4
 
 
 @settings(max_examples=INPUTS, deadline=1000, suppress_health_check=list(HealthCheck))

@@ -60,4 +60,4 @@ def test_an_answer_means_that_the_message_is_kept(tmp_path: Path) -> None:
 
     asyncio.run(asyncio.wait_for(talk(), 30))
     totals = gateway.totals
-    assert totals.received == totals.accepted + totals.set_aside + totals.refused == 21 + 1 + 3
+    assert totals.received == totals.accepted + totals.set_aside + totals.duplicate + totals.refused == 21 + 1 + 3
