@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -61,6 +63,15 @@ class Roster(_Record):
         """SHA-256 of the roster's canonical JSON."""
         return digest(canonical_json(self.model_dump(mode="json")))
 
-    def keys(self) -> dict[str, str]:
+    def keys(self) -> Mapping[str, str]:
         """Map each site's public key to its name."""
-        return {site.public_key: site.name for site in self.sites}
+        indexed, names = self._names
+        return names if indexed is self.sites else _index(self.sites)  # `model_copy` takes an old index along
+
+    @functools.cached_property
+    def _names(self) -> tuple[tuple[Site, ...], Mapping[str, str]]:
+        return self.sites, _index(self.sites)
+
+
+def _index(sites: tuple[Site, ...]) -> Mapping[str, str]:
+    return {site.public_key: site.name for site in sites}

@@ -144,9 +144,13 @@ def verify_answer(
       (4) a refusal carries no arrays; an update exactly the declared ones, finite, with the digest it signed.
     """
     # (1)
-    trusted = {key: name for key, name in roster.keys().items() if study.participant(name) is not None}
+    trusted = roster.keys()
     kind = _payload_type(envelope)
     verified = verify_envelope(envelope, payload_type=kind, trusted=trusted)
+    if study.participant(trusted[verified.signer]) is None:
+        raise VerificationError(
+            field="signatures", expected="a trusted signer, of the study", found=trusted[verified.signer]
+        )
     statement: Refusal | UpdateStatement
     statement = _parse(Refusal, verified.payload) if kind == REFUSAL_TYPE else _parse(UpdateStatement, verified.payload)
     # (2)

@@ -9,6 +9,7 @@ are decimal strings. Its digest is in every later message.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from typing import Annotated, Literal
@@ -313,7 +314,14 @@ class Study(Section):
 
     def participant(self, site: str) -> Participant | None:
         """Return what the plan fixes about `site`, or None when it takes no part."""
-        return next((part for part in self.participants if part.site == site), None)
+        indexed, by_site = self._by_site
+        if indexed is not self.participants:  # `model_copy` takes the index of other participants along
+            by_site = _index(self.participants)
+        return by_site.get(site)
+
+    @functools.cached_property
+    def _by_site(self) -> tuple[tuple[Participant, ...], dict[str, Participant]]:
+        return self.participants, _index(self.participants)
 
     def feature_names(self) -> tuple[str, ...]:
         """Return the name of each feature in the order of the tensors' last dimension."""
@@ -338,6 +346,10 @@ class Study(Section):
     def digest(self) -> str:
         """SHA-256 of the canonical form."""
         return digest(self.canonical())
+
+
+def _index(participants: tuple[Participant, ...]) -> dict[str, Participant]:
+    return {part.site: part for part in participants}
 
 
 def _with_hinges(name: str, hinges: bool) -> list[str]:
