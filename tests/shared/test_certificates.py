@@ -34,7 +34,7 @@ def server(tmp_path: Path, authority: Identity) -> Identity:
 
 
 def shake_hands(server: Identity, authority: Path, name: str) -> bytes | None:
-    """Return the certificate that a client which verifies `name` accepted over a socket pair, or raise what it raises."""
+    """Return the certificate that a client which verifies `name` accepted over a socket pair; raises what it raises."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(server.certificate, server.private_key)
     ours, theirs = socket.socketpair()
