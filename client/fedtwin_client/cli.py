@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedtwin_client import conformance_cli, policy_cli, store_cli
+from fedtwin_client import conformance_cli, ledger_cli, policy_cli, store_cli
 from fedtwin_client.ingest import device_cli
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ app.add_typer(device_cli.app, name="device")
 app.command()(store_cli.forget)
 app.command()(store_cli.export)
 app.command()(conformance_cli.conformance)
+app.command()(ledger_cli.begin_ledger)
+app.command()(ledger_cli.checkpoint)
+app.command()(ledger_cli.witness)
 
 POLICY_PERIOD: Final = timedelta(days=2 * 365)  # of a new hospital's policy; then its people look at it again
 
@@ -134,11 +137,20 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", help="approve without being asked")] = False,
 ) -> None:
     """Verify a signed study, show what it asks of this hospital's patients, and approve it."""
-    from fedtwin_client.approval import approve_study, examine_study
+    from fedtwin_client.approval import ApprovalError, approve_study, examine_study
     from fedtwin_client.config import read_directory
+    from fedtwin_client.hospital_ledger import note_refusal
+    from fedtwin_shared.round import RefusalCode
 
     hospital = read_directory(directory)
-    request = examine_study(hospital, study)
+    try:
+        request = examine_study(hospital, study)
+    except ApprovalError as err:
+        unattested = err.field == "cohort"
+        note_refusal(
+            hospital, study.read_bytes(), RefusalCode.COHORT_NOT_ATTESTED if unattested else RefusalCode.POLICY
+        )
+        raise
     table = Table(title=f"what {study.name} asks of {hospital.config.name}", show_header=False)
     for subject, words in request.words:
         table.add_row(subject, Text(words))  # not markup: a study's words come from outside
@@ -168,24 +180,6 @@ def run(directory: Directory) -> None:
         read_hospital(hospital.data, quarantine=hospital.quarantine)
     typer.echo(f"{hospital.config.name}: runs until it is told to stop; health: port {hospital.config.ports.health}")
     run_node(hospital)
-
-
-@app.command()
-def begin_ledger(
-    directory: Directory,
-    epsilon: Annotated[str, typer.Option(help="most that a patient may ever spend at this hospital, in all studies")],
-    delta: Annotated[str, typer.Option(help="δ of that claim, for example 0.000001")],
-) -> None:
-    """Begin the hospital's privacy ledger, before anything is spent; the node uses it from its next start on."""
-    from fedtwin_client import hospital_ledger
-    from fedtwin_client.config import read_directory
-    from fedtwin_client.gate import open_gate
-    from fedtwin_shared.ledger.mechanism import parse_decimal
-
-    hospital = read_directory(directory)
-    claimed = parse_decimal(epsilon, field="--epsilon"), parse_decimal(delta, field="--delta")
-    state = hospital_ledger.begin_ledger(hospital, open_gate(hospital), epsilon=claimed[0], delta=claimed[1])
-    typer.echo(f"{hospital.ledger}: begun; ε {epsilon} at δ {delta} for life, filter at order {state.in_force.order}")
 
 
 @app.command()

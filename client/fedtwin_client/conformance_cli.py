@@ -122,11 +122,14 @@ def _describe(name: str, result: ConformanceResult, verdict: Verdict) -> Table:
 
 def _keep(hospital: HospitalDirectory, name: str, result: ConformanceResult) -> Path:
     """Write the signed result, replacing an older one as a whole."""
-    from fedtwin_shared.conformance_result import sign_conformance
+    from fedtwin_client.hospital_ledger import note_conformance
+    from fedtwin_shared.conformance_result import judge, sign_conformance
     from fedtwin_shared.signing import load_signing_key
 
     folder = hospital.root / "conformance"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / f"{name}.signed.json"
-    replace_file(file, sign_conformance(result, load_signing_key(hospital.signing_key)))
+    signed = sign_conformance(result, load_signing_key(hospital.signing_key))
+    replace_file(file, signed)
+    note_conformance(hospital, signed, passed=judge(result).passed)
     return file

@@ -20,7 +20,7 @@ from typing import Final, Protocol, Self, cast
 
 import numpy as np
 
-from fedtwin_client.journal import Account, JournalError, SealedAnswer, Spend, TaskKey, check_open
+from fedtwin_client.journal import Account, JournalError, SealedAnswer, Spend, TaskKey, WithoutLedger, check_open
 from fedtwin_shared.durable import lock_descriptor, sync_folder
 from fedtwin_shared.round import RefusalCode, Task
 from fedtwin_shared.signing import Json, canonical_json, digest
@@ -63,7 +63,7 @@ class _Place:
     sha256: str
 
 
-class FileJournal:
+class FileJournal(WithoutLedger):
     """The journal of a real hospital, in a folder of its own.
 
     - a second process that opens the same folder gets a `JournalError`

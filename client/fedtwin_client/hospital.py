@@ -1,9 +1,11 @@
 """A hospital as the coordinator meets it: a signed plan in, a signed answer out, and every check in between.
 
 Design note: a thin shell with everything passed in, so that the node of a real hospital and a simulated one run the
-same lines. The order is the guarantee: check everything, charge (durably), train, seal (durably), answer. The cohort is
-read before the charge, because a disk that fails is no patient's doing and should cost nobody; no patient takes part in
-a computation before the charge.
+same lines. The order is the guarantee: check everything, charge (durably), train, seal (durably), have witnesses see
+the ledger that says so, answer. A study that no patient's budget can pay is refused before any data is read. The cohort
+is read before the charge, because a disk that fails is no patient's doing and should cost nobody; no patient takes part
+in a computation before the charge. An answer that too few witnesses have seen waits, sealed: whoever asks again while
+they are away gets a refusal that says so, and the same bytes once they are back.
 
 The hospital's own log names the study, round, task and outcome. It holds no value of a patient, no number of patients
 and no loss.
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedtwin_client.gate import Gate
-from fedtwin_client.journal import Journal, JournalError, SealedAnswer, Spend, TaskKey
+from fedtwin_client.journal import Journal, JournalError, SealedAnswer, Spend, TaskKey, WitnessesAwayError
 from fedtwin_client.policy import Policy
 from fedtwin_client.studies import ApprovedStudy, FindStudy
 from fedtwin_shared.errors import FedtwinError, VerificationError
@@ -96,33 +98,54 @@ class Hospital:
         self._cohorts: dict[str, Cohort] = {}
         self._one_at_a_time = threading.Lock()
 
-    def answer(self, envelope: bytes, arrays: Arrays) -> tuple[bytes, Arrays]:
-        """Return the signed answer to a plan's envelope and the arrays that came with it.
+    def answer(self, envelope: bytes, arrays: Arrays) -> tuple[bytes, Arrays, bytes]:
+        """Return the signed answer to a plan's envelope and the arrays that came with it; its arrays; what proves it.
 
         In this order: server signature, study known and approved, own part in it, task foreseen by it, model digest and
-        form, policy, attested cohort, budget; then charge, train or evaluate, seal, release. An exception of the
-        training itself passes through, and the attempt stays charged.
+        form, policy, attested cohort, a programme that can be paid; then read the cohort, charge, train or evaluate,
+        seal, release. An exception of the training itself passes through, and the attempt stays charged.
         """
         with self._one_at_a_time:
             try:
                 task = self._check(envelope, arrays)
                 answer = self._sealed(envelope, task) or self._work(envelope, task)
+                evidence = self._journal.release(TaskKey.of(task.plan))
             except _RefusedError as refused:
-                return self.refuse(envelope, refused.code), {}
+                return self.refuse(envelope, refused.code), {}, b""
+            except WitnessesAwayError as err:
+                LOGGER.warning("an answer waits: %s", err)
+                return self.refuse(envelope, RefusalCode.WITNESSES_AWAY), {}, b""
             except JournalError as err:
                 LOGGER.error("%s", err)
-                return self.refuse(envelope, RefusalCode.SITE_NOT_READY), {}
-        return answer.envelope, answer.arrays
+                return self.refuse(envelope, RefusalCode.SITE_NOT_READY), {}, b""
+            _log(task, "released")
+        return answer.envelope, answer.arrays, evidence
 
     def refuse(self, envelope: bytes, code: RefusalCode) -> bytes:
-        """Return the signed refusal of an envelope, whatever it holds."""
-        LOGGER.warning("refused %s: %s", digest(envelope)[:12], code.value)
+        """Return the signed refusal of an envelope, whatever it holds. It is an entry of the ledger, where that works.
+
+        A journal that cannot be written refuses every task, so nothing hides behind a refusal that is not kept.
+        """
+        plan = digest(envelope)
+        LOGGER.warning("refused %s: %s", plan[:12], code.value)
+        try:
+            self._journal.refuse(plan, code)
+        except JournalError as err:
+            LOGGER.error("the refusal is not kept: %s", err)
         return self._gate.refuse(envelope, code)
 
     def prepare(self, study: str) -> None:
-        """Read the cohort of an approved study ahead of its first task. Raises what reading raises."""
+        """Read the cohort of an approved study ahead of its first task. Raises what reading raises, `JournalError`.
+
+        - of a study that policy or budget refuse, nothing is read
+        """
         approved = self._find_study(study)
-        if approved is not None:
+        if approved is None:
+            return
+        with self._one_at_a_time:
+            if (code := self._policy.refuses(approved.study) or self._journal.admit(study)) is not None:
+                LOGGER.warning("%s will be refused: %s", approved.study.name, code.value)
+                return
             self._cohort(approved.study, study)
 
     def _check(self, envelope: bytes, arrays: Arrays) -> _Task:
@@ -135,6 +158,8 @@ class Hospital:
             raise _RefusedError(code)
         if not approved.attested:
             raise _RefusedError(RefusalCode.COHORT_NOT_ATTESTED)
+        if (code := self._journal.admit(plan.study)) is not None:
+            raise _RefusedError(code)
         return _Task(plan=plan, study=approved.study, participant=participant, parameters=parameters)
 
     def _approved(self, study: str) -> ApprovedStudy:
@@ -152,7 +177,7 @@ class Hospital:
         sealed = self._journal.sealed(TaskKey.of(task.plan))
         if sealed is None or sealed.plan != digest(envelope):
             return None  # the charge below refuses a second, different plan of the same key
-        _log(task, "sent again")
+        _log(task, "sealed before")
         return sealed
 
     def _work(self, envelope: bytes, task: _Task) -> SealedAnswer:
@@ -173,7 +198,6 @@ class Hospital:
             raise _RefusedError(RefusalCode.MODEL_UNVERIFIED) from err
         answer = SealedAnswer(plan=digest(envelope), envelope=statement, arrays=arrays)
         self._journal.seal(key, answer)
-        _log(task, "released")
         return answer
 
     def _cohort_or_refusal(self, task: _Task) -> Cohort:

@@ -7,8 +7,11 @@ folder is never given up for the file journal again: a ledger that is gone is an
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -19,29 +22,38 @@ from typing import TYPE_CHECKING, Final
 
 from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.file_journal import FileJournal, read_spending
-from fedtwin_client.gate import Gate
-from fedtwin_client.journal import JournalError, Spend, TaskKey
+from fedtwin_client.gate import Gate, open_gate
+from fedtwin_client.journal import JournalError, Spend, TaskKey, WitnessesAwayError
 from fedtwin_client.ledger_journal import (
+    SALT_BYTES,
     LedgerJournal,
     LifetimeClaim,
     Membership,
+    Note,
     Surroundings,
+    leave_note,
     read_ledger,
     spend_of,
 )
 from fedtwin_client.studies import STUDY_FILE, StudyFolder, open_studies
+from fedtwin_client.witnessing import Witnessing
 from fedtwin_shared.durable import create_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.ledger.account import LedgerState
 from fedtwin_shared.ledger.block_report import BlockReport, PartPrice, describe_blocks, price_parts
+from fedtwin_shared.ledger.entry import Conformance, Refusal
 from fedtwin_shared.ledger.filter import choose_order
 from fedtwin_shared.ledger.mechanism import Mechanism, Use
+from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, parse_checkpoint, parse_note, sign_note
 from fedtwin_shared.ledger.study_programme import StudyProgramme, plan_programme
+from fedtwin_shared.ledger.witnesses import WITNESSES, hospital_log_key, read_witnesses
+from fedtwin_shared.round import RefusalCode
 from fedtwin_shared.signing import digest
 
 if TYPE_CHECKING:  # torch and pandas, which nothing here needs
     from fedtwin_client.cohort import Cohort
 
+LOGGER: Final = logging.getLogger("fedtwin.ledger")
 KEY_FILE: Final = "membership.key"
 KEY_BYTES: Final = 32
 
@@ -130,7 +142,47 @@ def open_journal(
         site_policy=_digest_policy(directory),
     )
     surroundings, commitments = _with_commitments(directory, studies)
-    return LedgerJournal(directory.ledger, claim=claim, surroundings=surroundings), commitments
+    journal = LedgerJournal(directory.ledger, claim=claim, surroundings=surroundings)
+    try:
+        # A ledger that is not the one which witnesses know stops here, before anything is charged to it.
+        journal.checkpoint()
+    except WitnessesAwayError as err:
+        LOGGER.warning("the ledger is opened unseen; answers will wait: %s", err)
+    except JournalError:
+        journal.close()
+        raise
+    return journal, commitments
+
+
+def checkpoint_ledger(directory: HospitalDirectory) -> Checkpoint | None:
+    """Have the ledger of a hospital whose node does not run cosigned as it is now; None: it has no witnesses.
+
+    Raises `ConfigurationError`, `JournalError`, `WitnessesAwayError`.
+    """
+    journal, _ = open_journal(directory, open_studies(directory, open_gate(directory)))
+    with contextlib.closing(journal):
+        note = journal.checkpoint() if isinstance(journal, LedgerJournal) else None
+    return None if note is None else parse_checkpoint(parse_note(note).text)
+
+
+def note_refusal(directory: HospitalDirectory, envelope: bytes, code: RefusalCode) -> None:
+    """Have the ledger keep that this hospital refused what is in `envelope`; nothing without a ledger."""
+    _leave(directory, Refusal(time=int(time.time()), salt=_new_salt(), plan=digest(envelope), code=code.value))
+
+
+def note_conformance(directory: HospitalDirectory, report: bytes, *, passed: bool) -> None:
+    """Have the ledger keep that the training step was attacked, with which report; nothing without a ledger."""
+    outcome = "passed" if passed else "failed"
+    entry = Conformance(
+        time=int(time.time()), salt=_new_salt(), code=digest_code(), result=digest(report), outcome=outcome
+    )
+    _leave(directory, entry)
+
+
+def ledger_key(directory: HospitalDirectory) -> VerifierKey:
+    """Return what witnesses and auditors pin of this hospital's ledger."""
+    gate = open_gate(directory)
+    return hospital_log_key(gate.site, gate.public_key)
 
 
 def read_totals(directory: HospitalDirectory) -> Mapping[str, Spend]:
@@ -178,6 +230,19 @@ def digest_code() -> str:
     return total.hexdigest()
 
 
+def _leave(directory: HospitalDirectory, note: Note) -> None:
+    if not (directory.ledger / KEY_FILE).exists():
+        return
+    try:
+        leave_note(directory.ledger, note)
+    except OSError as err:
+        raise JournalError(file=directory.ledger, expected="a folder to write to", found=type(err).__name__) from err
+
+
+def _new_salt() -> str:
+    return secrets.token_hex(SALT_BYTES)
+
+
 def _with_commitments(directory: HospitalDirectory, studies: StudyFolder) -> tuple[Surroundings, CohortCommitments]:
     try:
         key = (directory.ledger / KEY_FILE).read_bytes()
@@ -190,6 +255,8 @@ def _with_commitments(directory: HospitalDirectory, studies: StudyFolder) -> tup
 
 
 def _surroundings(directory: HospitalDirectory, studies: StudyFolder, commitments: CohortCommitments) -> Surroundings:
+    gate, witnesses = open_gate(directory), read_witnesses(directory.root / WITNESSES)
+    origin = ledger_key(directory).name
     return Surroundings(
         find_programme=lambda study: programme_of(directory, studies, study),
         find_membership=commitments.find,
@@ -197,6 +264,11 @@ def _surroundings(directory: HospitalDirectory, studies: StudyFolder, commitment
         recipient=directory.config.coordinator.public_key,
         clock=time.time,
         draw=secrets.token_bytes,
+        witnessing=None
+        if witnesses is None
+        else Witnessing(
+            origin=origin, sign=functools.partial(sign_note, name=origin, key=gate.key), witnesses=witnesses
+        ),
     )
 
 
@@ -208,4 +280,4 @@ def _add_up(uses: Iterable[Use]) -> tuple[Use, ...]:
 
 
 def _digest_policy(directory: HospitalDirectory) -> str:
-    return digest(directory.config.policy.model_dump_json().encode())
+    return directory.config.policy.digest(directory.config.name)

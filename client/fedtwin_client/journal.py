@@ -19,6 +19,10 @@ class JournalError(FedtwinError):
     """The journal cannot be opened, read or written: nothing may be trained until it can."""
 
 
+class WitnessesAwayError(FedtwinError):
+    """Too few witnesses have seen the ledger: a sealed answer waits until they have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskKey:
     """Names one thing that a coordinator may ask for once."""
@@ -64,7 +68,14 @@ class Journal(Protocol):
 
     - a key is charged at most once, and sealed at most once, after its charge
     - what is charged for a study is never more than the limit
+    - an answer leaves only after `release` has returned for it
     """
+
+    def admit(self, study: str) -> RefusalCode | None:
+        """Return why nothing of an approved study can ever run, before its data is read; None: some of it may.
+
+        Raises `JournalError`.
+        """
 
     def charge(self, key: TaskKey, spend: Spend, *, limit: Spend) -> RefusalCode | None:
         """Charge, durably on return of None; otherwise the reason why nothing was charged. Raises `JournalError`."""
@@ -77,6 +88,16 @@ class Journal(Protocol):
 
         The last one of a study's run and task is always kept; earlier ones may be forgotten, which costs an attempt.
         """
+
+    def release(self, key: TaskKey) -> bytes:
+        """Let the sealed answer leave and return what proves its charge (`ledger.evidence`); empty without a ledger.
+
+        Raises `WitnessesAwayError`: it must not leave yet, and may be asked for again; `JournalError`; `RuntimeError`
+        for a key that is not sealed.
+        """
+
+    def refuse(self, plan: str, code: RefusalCode) -> None:
+        """Keep that the plan of this digest was refused, where there is a ledger. Raises `JournalError`."""
 
     def charged(self, study: str) -> Spend:
         """Return everything that was ever charged for the study of this digest."""
@@ -107,7 +128,22 @@ class Account:
         return self.totals.get(study, Spend())
 
 
-class MemoryJournal:
+class WithoutLedger:
+    """What a journal that is no ledger does of all this: it admits, releases at once, and proves nothing."""
+
+    def admit(self, study: str) -> RefusalCode | None:
+        """See `Journal.admit`."""
+        return None
+
+    def release(self, key: TaskKey) -> bytes:
+        """See `Journal.release`."""
+        return b""
+
+    def refuse(self, plan: str, code: RefusalCode) -> None:
+        """See `Journal.refuse`."""
+
+
+class MemoryJournal(WithoutLedger):
     """A journal for simulations, which have no patient to protect from a crash."""
 
     def __init__(self) -> None:

@@ -1,10 +1,12 @@
 """The journal of a hospital as a privacy ledger: every charge and every answer is an entry that an auditor can check.
 
 Design note: `charge` writes RESERVE and START in one commit, because training follows at once; `seal` keeps the
-answer's bytes and then writes SEAL and RELEASE in one commit, before the answer leaves. A crash before the first commit
-means that nothing was trained; between the two, that the attempt is spent; after the second, that the same bytes can be
-sent again. There is one admission epoch, so every patient stays in blocks that have paid for all that went before, and
-all blocks of a study's part are charged: who takes part in a study is never narrowed to save budget.
+answer's bytes and writes SEAL; `release` has the witnesses cosign the tree that holds the seal, writes RELEASE with its
+size, and gives what proves the charge. A crash before the first commit means that nothing was trained; before the
+second, that the attempt is spent; after it, that the same bytes can be sent again. An answer that too few witnesses
+have seen does not leave: it waits, sealed, and costs nothing more. There is one admission epoch, so every patient stays
+in blocks that have paid for all that went before, and all blocks of a study's part are charged: who takes part in a
+study is never narrowed to save budget.
 
 After a failed write nobody knows what the disk holds, so the object refuses to go on; a new one reads it.
 """
@@ -12,6 +14,7 @@ After a failed write nobody knows what the disk holds, so the object refuses to 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -21,24 +24,32 @@ from typing import Final, Self
 
 from fedtwin_client.file_journal import decode_answer, encode_answer
 from fedtwin_client.journal import JournalError, SealedAnswer, Spend, TaskKey
+from fedtwin_client.witnessing import Witnessing, cosign_log
 from fedtwin_shared.durable import replace_file, sync_folder
 from fedtwin_shared.errors import FedtwinError, VerificationError
 from fedtwin_shared.ledger import entry as entries
 from fedtwin_shared.ledger.account import PLACES, BudgetExceededError, LedgerState, Phase, StudyAccount, TransitionError
 from fedtwin_shared.ledger.database import LedgerError
 from fedtwin_shared.ledger.encoding import encode_entry, parse_entry
+from fedtwin_shared.ledger.evidence import prove_answer
 from fedtwin_shared.ledger.mechanism import Mechanism, Use
+from fedtwin_shared.ledger.note import parse_checkpoint, parse_note
 from fedtwin_shared.ledger.renyi import price_uses
 from fedtwin_shared.ledger.state import History, verify_history
 from fedtwin_shared.ledger.store import LogReader, LogWriter, NewEntry
 from fedtwin_shared.ledger.study_programme import TEST, TRAIN, StudyProgramme
+from fedtwin_shared.ledger.witness_client import HistoryError
 from fedtwin_shared.round import RefusalCode
 from fedtwin_shared.signing import digest
 
 LEDGER: Final = "ledger.sqlite"
 ANSWERS: Final = "answers"
+INBOX: Final = "inbox"
 SALT_BYTES: Final = 16
-NOT_COSIGNED: Final = 0  # size of the checkpoint that left with an answer: none did
+NOT_COSIGNED: Final = 0  # size of the checkpoint that left with an answer, of a ledger without witnesses
+
+
+Note = entries.Refusal | entries.Conformance  # entries that cost nothing and follow from nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +77,7 @@ class Surroundings:
     """What the journal asks of the rest of the hospital. code, recipient: see `entry.Seal` and `entry.Release`.
 
     find_programme: of an approved study, by digest. clock: seconds since 1970. draw: that many private random bytes.
+    witnessing: None: nobody sees this ledger grow, and its answers leave without proof. open_log: the disk.
     """
 
     find_programme: Callable[[str], StudyProgramme | None]
@@ -74,6 +86,8 @@ class Surroundings:
     recipient: str
     clock: Callable[[], float]
     draw: Callable[[int], bytes]
+    witnessing: Witnessing | None = None
+    open_log: Callable[[Path], LogWriter] = LogWriter
 
 
 class LedgerJournal:
@@ -91,27 +105,49 @@ class LedgerJournal:
         self._history = History()
         with contextlib.ExitStack() as stack, self._report_failure():
             (folder / ANSWERS).mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._log = stack.enter_context(LogWriter(folder / LEDGER))
+            self._log = stack.enter_context(surroundings.open_log(folder / LEDGER))
             for data in self._log.entries():
                 self._history.add(parse_entry(data))
             self._open(claim)
+            self._collect()
             sync_folder(folder)
             self._files = stack.pop_all()
+
+    def admit(self, study: str) -> RefusalCode | None:
+        """Enrol an approved study, once; or return why its whole programme is beyond what any patient has left."""
+        with self._report_failure():
+            if study in self._history.now.studies:
+                return None
+            programme = self._surroundings.find_programme(study)
+            if programme is None:
+                return RefusalCode.STUDY_UNKNOWN
+            enrolment = entries.Enrolment(
+                time=self._now(), salt=self._salt(), study=study, plan=programme.plan, parts=programme.parts
+            )
+            try:
+                self._write([enrolment])
+            except BudgetExceededError:
+                return RefusalCode.BUDGET_SPENT
+            except TransitionError:
+                return RefusalCode.POLICY
+        return None
 
     def charge(self, key: TaskKey, spend: Spend, *, limit: Spend) -> RefusalCode | None:
         """See `Journal.charge`. A task that costs nothing is not one that a study foresees, and is refused."""
         if spend == Spend():
             return RefusalCode.POLICY
         with self._report_failure():
+            self._collect()
             if str(_ledger_key(key)) in self._history.now.tasks:
                 return RefusalCode.ATTEMPT_SPENT
             if not (self.charged(key.study) + spend).within(limit):
                 return RefusalCode.BUDGET_SPENT
+            if (refusal := self.admit(key.study)) is not None:
+                return refusal
             programme = self._surroundings.find_programme(key.study)
             if programme is None:
                 return RefusalCode.STUDY_UNKNOWN
             try:
-                self._enrol(key, programme)
                 # A crash before this returns means that nothing was trained; after it, that the attempt is spent.
                 self._write(self._reservation(key, programme, spend))
             except BudgetExceededError:
@@ -126,33 +162,65 @@ class LedgerJournal:
         kept = self._history.now.tasks.get(task)
         if kept is None or kept.phase is not Phase.STARTED:
             raise RuntimeError("expected a key that is charged and not sealed")
-        data = encode_answer(answer)
-        surroundings = self._surroundings
         with self._report_failure():
-            replace_file(self._answer_file(task), data)
+            replace_file(self._answer_file(task), _with_digest(encode_answer(answer)))
             # A crash here leaves bytes that no entry names: the attempt is spent, nothing has left.
-            time, salts = self._now(), [self._salt(), self._salt()]
             seal = entries.Seal(
-                time=time, salt=salts[0], task=task, plan=answer.plan, output=digest(data), code=surroundings.code
+                time=self._now(),
+                salt=self._salt(),
+                task=task,
+                plan=answer.plan,
+                output=digest(answer.envelope),
+                code=self._surroundings.code,
             )
-            release = entries.Release(
-                time=time, salt=salts[1], task=task, recipient=surroundings.recipient, checkpoint=NOT_COSIGNED
-            )
-            self._write([seal, release])
+            self._write([seal])
+
+    def release(self, key: TaskKey) -> bytes:
+        """See `Journal.release`. A witness that remembers another history of this ledger breaks the journal for good.
+
+        - RELEASE names the size of a checkpoint that enough witnesses cosigned and that holds the seal
+        """
+        task = str(_ledger_key(key))
+        kept = self._history.now.tasks.get(task)
+        if kept is None or kept.phase not in {Phase.SEALED, Phase.RELEASED}:
+            raise RuntimeError("expected a key that is sealed")
+        with self._report_failure():
+            position = self._log.find(task, entries.Seal.TYPE)
+            assert position is not None
+            note = self._cosigned(position + 1)
+            size = NOT_COSIGNED if note is None else parse_checkpoint(parse_note(note).text).size
+            if kept.phase is Phase.SEALED:
+                # A crash here asks the witnesses again: they cosign the same tree, or one that holds it.
+                recipient, time, salt = self._surroundings.recipient, self._now(), self._salt()
+                self._write([entries.Release(time=time, salt=salt, task=task, recipient=recipient, checkpoint=size)])
+            return b"" if note is None else prove_answer(self._log, task, note).encode()
+
+    def refuse(self, plan: str, code: RefusalCode) -> None:
+        """See `Journal.refuse`. The same refusal of the same plan is one entry."""
+        with self._report_failure():
+            self._write_once(entries.Refusal(time=self._now(), salt=self._salt(), plan=plan, code=code.value))
+
+    def checkpoint(self) -> bytes | None:
+        """Have the ledger cosigned as it is now and return the note; None: it has no witnesses.
+
+        Raises `WitnessesAwayError`; `JournalError` where a witness remembers another history.
+        """
+        with self._report_failure():
+            self._collect()
+            return self._cosigned(self._log.size)
 
     def sealed(self, key: TaskKey) -> SealedAnswer | None:
         """See `Journal.sealed`. An answer whose bytes were lost or damaged counts as not sealed."""
         task = str(_ledger_key(key))
         with self._report_failure():
-            position = self._log.find(task, entries.Seal.TYPE)
-            if position is None:
+            if self._log.find(task, entries.Seal.TYPE) is None:
                 return None
-            (written,) = (parse_entry(data) for data in self._log.entries(position, position + 1))
             try:
                 data = self._answer_file(task).read_bytes()
             except FileNotFoundError:
                 return None
-        return decode_answer(data) if isinstance(written, entries.Seal) and digest(data) == written.output else None
+        content = data[hashlib.sha256().digest_size :]
+        return decode_answer(content) if _with_digest(content) == data else None
 
     def charged(self, study: str) -> Spend:
         """See `Journal.charged`."""
@@ -193,12 +261,19 @@ class LedgerJournal:
         elif replace(policy, time=opening.time, salt=opening.salt) != opening:
             self._write([policy])  # refused for whatever changed but the site policy
 
-    def _enrol(self, key: TaskKey, programme: StudyProgramme) -> None:
-        if key.study not in self._history.now.studies:
-            enrolment = entries.Enrolment(
-                time=self._now(), salt=self._salt(), study=key.study, plan=programme.plan, parts=programme.parts
-            )
-            self._write([enrolment])
+    def _collect(self) -> None:
+        """Take what other processes of this hospital left for the ledger, whose only writer this is."""
+        for file in sorted((self._folder / INBOX).glob("*.json")):
+            entry = parse_entry(file.read_bytes())
+            if not isinstance(entry, Note):
+                raise JournalError(file=file, expected="a refusal or a conformance run", found=entry.TYPE)
+            self._write_once(replace(entry, time=self._now()))
+            # A crash here leaves a file whose entry is there: it is not written twice.
+            file.unlink()
+
+    def _write_once(self, entry: Note) -> None:
+        if self._log.find(entry.key, entry.TYPE) is None:
+            self._write([entry])
 
     def _reservation(self, key: TaskKey, programme: StudyProgramme, spend: Spend) -> list[entries.Entry]:
         task, state, time = _ledger_key(key), self._history.now, self._now()
@@ -245,6 +320,10 @@ class LedgerJournal:
         if refused is not None:
             raise refused
 
+    def _cosigned(self, least: int) -> bytes | None:
+        witnessing = self._surroundings.witnessing
+        return None if witnessing is None else cosign_log(self._log, witnessing, least=least)
+
     def _now(self) -> int:
         """The clock may be set back; the ledger's time may not."""
         return max(int(self._surroundings.clock()), self._history.now.time)
@@ -253,7 +332,7 @@ class LedgerJournal:
         return self._surroundings.draw(SALT_BYTES).hex()
 
     def _answer_file(self, task: str) -> Path:
-        return self._folder / ANSWERS / f"{digest(task.encode())}.npz"
+        return self._folder / ANSWERS / f"{digest(task.encode())}.answer"
 
     @contextlib.contextmanager
     def _report_failure(self) -> Iterator[None]:
@@ -261,7 +340,7 @@ class LedgerJournal:
             raise JournalError(file=self._folder, expected="to be opened again", found="an earlier failed write")
         try:
             yield
-        except (LedgerError, TransitionError, VerificationError) as err:
+        except (LedgerError, HistoryError, TransitionError, VerificationError) as err:
             self.broken = True
             raise _journal_error(self._folder, err) from err
         except OSError as err:
@@ -269,6 +348,17 @@ class LedgerJournal:
             raise JournalError(
                 file=self._folder, expected="a disk that reads and writes", found=err.strerror or type(err).__name__
             ) from err
+
+
+def leave_note(folder: Path, note: Note) -> None:
+    """Leave an entry for the ledger in `folder`: its writer, which may be another process, takes it with its next one.
+
+    Durable on return. Raises `OSError`.
+    """
+    inbox = folder / INBOX
+    inbox.mkdir(mode=0o700, exist_ok=True)
+    data = encode_entry(note)
+    replace_file(inbox / f"{digest(data)}.json", data)
 
 
 def read_ledger(folder: Path) -> LedgerState | None:
@@ -294,6 +384,10 @@ def spend_of(account: StudyAccount) -> Spend:
 
 def _ledger_key(key: TaskKey) -> entries.TaskKey:
     return entries.TaskKey(study=key.study, run=key.run, round=key.round, attempt=key.attempt, task=key.task.value)
+
+
+def _with_digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest() + content
 
 
 def _journal_error(folder: Path, err: FedtwinError) -> JournalError:

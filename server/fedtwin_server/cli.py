@@ -110,7 +110,10 @@ def witness(
 ) -> None:
     """Cosign hospitals' ledgers that only grow, in the foreground until SIGTERM or SIGINT."""
     from fedtwin_shared.ledger.witness_service import run_witness
+    from fedtwin_shared.supervision import end_with_supervisor
 
+    if not new:
+        end_with_supervisor()
     run_witness(directory, new=new, say=_say)
 
 

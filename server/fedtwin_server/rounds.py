@@ -47,7 +47,7 @@ class RoundRecord:
     attempt: int
     sites: tuple[str, ...] = ()  # whose updates counted, sorted
     refusals: Mapping[str, RefusalCode] = field(default_factory=dict)  # by site
-    errors: Mapping[str, int] = field(default_factory=dict)  # how often the transport said what
+    errors: Mapping[str, int] = field(default_factory=dict)  # how often the transport, or missing evidence, said what
     unverified: int = 0  # answers that did not verify and were ignored
 
 
@@ -75,12 +75,16 @@ class RunState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What came back for one plan: verified answers, at most one for each site, and counts of everything else."""
+    """What came back for one plan: verified answers, at most one for each site, and counts of everything else.
+
+    evidence: verified, by site: that the hospital charged for its update (`ledger.evidence`).
+    """
 
     updates: tuple[SiteUpdate, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     errors: Mapping[str, int] = field(default_factory=dict)
     unverified: int = 0
+    evidence: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

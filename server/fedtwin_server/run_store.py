@@ -19,10 +19,13 @@ from fedtwin_server.errors import RunError
 from fedtwin_server.rounds import RunState
 from fedtwin_shared.durable import lock_descriptor, replace_file
 from fedtwin_shared.models import Parameters
+from fedtwin_shared.round import RoundPlan, Task
+from fedtwin_shared.signing import canonical_json
 
 CHECKPOINT: Final = "checkpoint.npz"
 PROGRESS: Final = "progress.jsonl"
 RELEASE: Final = "release"
+EVIDENCE: Final = "evidence"
 MODEL: Final = "model.npz"
 REPORT: Final = "report.json"
 LOCK: Final = "lock"
@@ -44,6 +47,9 @@ class RunStore(Protocol):
     def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
         """Write the released model and its report. Durable on return; doing it again replaces both."""
 
+    def prove(self, plan: RoundPlan, evidence: Mapping[str, bytes]) -> None:
+        """Keep the verified evidence of a round's updates, by site. Durable on return."""
+
     def close(self) -> None:
         """Let other processes have the run. Nothing else is called after it."""
 
@@ -55,6 +61,7 @@ class MemoryRunStore:
         self.state = state
         self.progress: list[Mapping[str, Any]] = []
         self.released: tuple[Parameters, Mapping[str, Any]] | None = None
+        self.evidence: dict[tuple[Task, int, int], Mapping[str, bytes]] = {}  # by task, round and attempt
 
     def load(self) -> RunState:
         """Return the state that was saved last, or the one given at the start."""
@@ -71,6 +78,10 @@ class MemoryRunStore:
     def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
         """Keep the released model and its report."""
         self.released = (parameters, report)
+
+    def prove(self, plan: RoundPlan, evidence: Mapping[str, bytes]) -> None:
+        """Keep what proves the charges behind a round's updates, by site."""
+        self.evidence[plan.task, plan.round, plan.attempt] = dict(evidence)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -113,6 +124,13 @@ class FileRunStore:
         folder.mkdir(exist_ok=True, mode=0o700)
         replace_file(folder / MODEL, encode_arrays(parameters))
         replace_file(folder / REPORT, json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False).encode())
+
+    def prove(self, plan: RoundPlan, evidence: Mapping[str, bytes]) -> None:
+        """Write what proves the charges behind a round's updates, by site: whole, and durable on return."""
+        folder = self._directory / EVIDENCE
+        folder.mkdir(exist_ok=True, mode=0o700)
+        content = {site: data.decode() for site, data in sorted(evidence.items())}
+        replace_file(folder / f"{plan.task}-{plan.round}-{plan.attempt}.json", canonical_json(content))
 
     def close(self) -> None:
         """Let other processes have the run."""

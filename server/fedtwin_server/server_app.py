@@ -42,10 +42,14 @@ from fedtwin_server.strategy import aggregate_updates
 from fedtwin_server.studies import read_signed
 from fedtwin_shared.documents import SignedStudy
 from fedtwin_shared.errors import ConfigurationError, VerificationError
+from fedtwin_shared.ledger.entry import TaskKey
+from fedtwin_shared.ledger.evidence import EvidenceError, Expected, verify_evidence
+from fedtwin_shared.ledger.study_programme import task_uses
+from fedtwin_shared.ledger.witnesses import WITNESSES, Witnesses, hospital_log_key, read_witnesses
 from fedtwin_shared.models import Parameters
 from fedtwin_shared.round import Refusal, RoundPlan, SiteUpdate, Task, sign_round_plan, verify_answer
-from fedtwin_shared.signing import load_signing_key
-from fedtwin_shared.wire import pack, unpack
+from fedtwin_shared.signing import digest, load_signing_key
+from fedtwin_shared.wire import pack, unpack_answer
 
 LOGGER = logging.getLogger("fedtwin.coordinator")
 
@@ -71,11 +75,16 @@ NOT_SENT = "not-sent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of a signed study: what the app needs beside Flower. `clock` counts seconds from anywhere."""
+    """One run of a signed study: what the app needs beside Flower. `clock` counts seconds from anywhere.
+
+    witnesses: an update counts only with proof that its hospital charged for it in a ledger which enough of them have
+    seen; None: no proof is asked for. A study without privacy charges nothing, and needs none.
+    """
 
     signed: SignedStudy
     key: Ed25519PrivateKey
     store: RunStore
+    witnesses: Witnesses | None = None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -109,6 +118,7 @@ def open_run(context: Context) -> Run:
         signed=read_signed(directory, folder / STUDY),
         key=load_signing_key(directory.signing_key),
         store=FileRunStore(folder),
+        witnesses=read_witnesses(directory.root / WITNESSES),
     )
 
 
@@ -129,6 +139,8 @@ def conduct(run: Run, grid: Grid) -> RunState:
         began = run.clock()
         answers, paces[plan.task] = exchange(run, grid, plan, model_to_send(study, state), pace=paces[plan.task])
         result = finish_round(study, state, answers, aggregate=aggregate_updates)
+        if answers.evidence:  # before the state that counts them, so that no counted update is without
+            run.store.prove(plan, answers.evidence)
         run.store.save(result.state)
         _note(run, result, seconds=run.clock() - began)
         if not result.counts:
@@ -149,7 +161,7 @@ def exchange(run: Run, grid: Grid, plan: RoundPlan, parameters: Parameters, *, p
     - a node that comes online while the round is open is asked, too
     """
     began = run.clock()
-    inbox = _Inbox(run=run, envelope=sign_round_plan(plan, run.key), task=plan.task)
+    inbox = _Inbox(run=run, envelope=sign_round_plan(plan, run.key), plan=plan)
     content = pack(inbox.envelope, parameters)
     asked, sent = -ASK_SECONDS, 0.0  # when it was last looked who is online, and when somebody was last asked
     looks, longest_look = 0, 0.0
@@ -182,11 +194,12 @@ class _Inbox:
 
     run: Run
     envelope: bytes
-    task: Task
+    plan: RoundPlan
     waiting: dict[str, int] = field(default_factory=dict)  # message id -> node
     asked: Counter[int] = field(default_factory=Counter)
     done: set[int] = field(default_factory=set)  # nodes that need not be asked again
     by_site: dict[str, SiteUpdate | Refusal] = field(default_factory=dict)
+    evidence: dict[str, bytes] = field(default_factory=dict)  # verified, by site
     errors: Counter[str] = field(default_factory=Counter)
     unverified: int = 0
     suspicious: bool = False  # Flower could not read a reply
@@ -235,16 +248,36 @@ class _Inbox:
         self.done.add(node)
         signed = self.run.signed
         try:
-            envelope, arrays = unpack(reply.content)
+            envelope, arrays, evidence = unpack_answer(reply.content)
             answer = verify_answer(
-                envelope, arrays, plan=self.envelope, task=self.task, study=signed.study, roster=signed.roster
+                envelope, arrays, plan=self.envelope, task=self.plan.task, study=signed.study, roster=signed.roster
             )
+            checked = isinstance(answer, SiteUpdate) and self.check_evidence(answer.site, envelope, evidence)
         except VerificationError as err:
             self.unverified += 1
+            if isinstance(err, EvidenceError):
+                self.errors[err.field] += 1
             LOGGER.warning("an answer of node %d was ignored: %s", node, err)
             return
         # The first answer of a site stands; a second one could only be another node with the same key.
-        self.by_site.setdefault(answer.site, answer)
+        if answer.site not in self.by_site:
+            self.by_site[answer.site] = answer
+            if checked:
+                self.evidence[answer.site] = evidence
+
+    def check_evidence(self, site: str, envelope: bytes, evidence: bytes) -> bool:
+        """Return whether evidence is asked for. Raises `EvidenceError` where it is, and does not hold."""
+        study, plan, witnesses = self.run.signed.study, self.plan, self.run.witnesses
+        if witnesses is None or study.privacy.mode == "none":
+            return False
+        task = TaskKey(study=plan.study, run=plan.run, round=plan.round, attempt=plan.attempt, task=plan.task.value)
+        expected = Expected(
+            task=task, uses=task_uses(study, plan.task), plan=digest(self.envelope), output=digest(envelope)
+        )
+        (public_key,) = (key for key, name in self.run.signed.roster.keys().items() if name == site)
+        log = hospital_log_key(site, public_key)
+        verify_evidence(evidence, expected, log=log, witnesses=witnesses.keys, required=witnesses.required)
+        return True
 
     def is_settled(self, waited_seconds: float) -> bool:
         answers = self.answers()
@@ -263,6 +296,7 @@ class _Inbox:
             refusals=tuple(answer for answer in everything if isinstance(answer, Refusal)),
             errors=dict(self.errors),
             unverified=self.unverified,
+            evidence=dict(self.evidence),
         )
 
 

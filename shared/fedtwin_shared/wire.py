@@ -1,11 +1,11 @@
 """Signed envelopes and arrays as one Flower record, and back: the only place where the two vocabularies meet.
 
-Design note: everything travels in one `ConfigRecord` of two byte strings. Flower stores and fetches every array of an
-`ArrayRecord`, and every chunk of it, as an object of its own by a request of its own, on each of four legs; a model of
-two small arrays cost eight requests a leg and now costs three. The arrays' bytes are a canonical header (names, types
-and shapes) followed by their numbers, little-endian, in C order.
+Design note: everything travels in one `ConfigRecord` of two byte strings, or three where a ledger proves an update.
+Flower stores and fetches every array of an `ArrayRecord`, and every chunk of it, as an object of its own by a request
+of its own, on each of four legs; a model of two small arrays cost eight requests a leg and now costs three. The arrays'
+bytes are a canonical header (names, types and shapes) followed by their numbers, little-endian, in C order.
 
-- a record with any field beside the envelope and the arrays is refused, so nothing undeclared can ride along
+- a record with any other field is refused, so nothing undeclared can ride along
 - bytes that are not exactly what `pack` writes are refused before anything is allocated
 """
 
@@ -24,24 +24,43 @@ from fedtwin_shared.signing import canonical_json, parse_canonical
 RECORD: Final = "fedtwin"
 ENVELOPE: Final = "envelope"
 ARRAYS: Final = "arrays"
+EVIDENCE: Final = "evidence"
 NUMBERS: Final = frozenset({"float32", "float64", "int64"})
 MAX_HEADER_BYTES: Final = 1 << 20  # names and shapes of 10,000 arrays; prevents DoS
 
 
-def pack(envelope: bytes, arrays: Arrays) -> RecordDict:
-    """Return the content of one Flower message."""
-    return RecordDict({RECORD: ConfigRecord({ENVELOPE: envelope, ARRAYS: encode_arrays(arrays)})})
+def pack(envelope: bytes, arrays: Arrays, evidence: bytes = b"") -> RecordDict:
+    """Return the content of one Flower message. evidence: what proves an update's charge (`ledger.evidence`)."""
+    fields = {ENVELOPE: envelope, ARRAYS: encode_arrays(arrays)} | ({EVIDENCE: evidence} if evidence else {})
+    return RecordDict({RECORD: ConfigRecord({**fields})})
 
 
 def unpack(content: RecordDict) -> tuple[bytes, Arrays]:
-    """Return the envelope and the arrays of one Flower message. Raises `VerificationError` for any other form."""
+    """Return envelope and arrays of a message without evidence. Raises `VerificationError` for any other form."""
+    envelope, arrays, evidence = unpack_answer(content)
+    if evidence:
+        raise VerificationError(field="content", expected="one envelope and its arrays", found="evidence, too")
+    return envelope, arrays
+
+
+def unpack_answer(content: RecordDict) -> tuple[bytes, Arrays, bytes]:
+    """Return the envelope, the arrays and the evidence of one Flower message; the last may be empty.
+
+    Raises `VerificationError` for any other form.
+    """
     record = content.get(RECORD)
-    if set(content) != {RECORD} or not isinstance(record, ConfigRecord) or set(record) != {ENVELOPE, ARRAYS}:
+    if (
+        set(content) != {RECORD}
+        or not isinstance(record, ConfigRecord)
+        or set(record) - {EVIDENCE} != {ENVELOPE, ARRAYS}
+    ):
         raise VerificationError(field="content", expected="one envelope and its arrays", found="other records")
-    envelope, arrays = record[ENVELOPE], record[ARRAYS]
-    if not isinstance(envelope, bytes) or not isinstance(arrays, bytes):
+    envelope, arrays, evidence = record[ENVELOPE], record[ARRAYS], record.get(EVIDENCE, b"")
+    if not isinstance(envelope, bytes) or not isinstance(arrays, bytes) or not isinstance(evidence, bytes):
         raise VerificationError(field="content", expected="bytes", found="another type")
-    return envelope, decode_arrays(arrays)
+    if EVIDENCE in record and not evidence:
+        raise VerificationError(field="content", expected="no evidence, or some", found="an empty one")
+    return envelope, decode_arrays(arrays), evidence
 
 
 def encode_arrays(arrays: Arrays) -> bytes:

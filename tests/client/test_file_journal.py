@@ -19,7 +19,7 @@ from tests.client.setting import Ward, make_setting
 from tests.contracts.journal_contract import LIMIT, STUDY, JournalContract, answer, assert_same, key
 from tests.world import make_world
 
-Answer = tuple[bytes, Arrays]
+Answer = tuple[bytes, Arrays, bytes]
 
 
 class TestFileJournal(JournalContract):
@@ -268,7 +268,7 @@ def test_after_a_kill_at_any_point_no_more_is_touched_than_charged(tmp_path: Pat
 
     trained_before = touched.stat().st_size if touched.exists() else 0
     assert trained_before <= charged.steps
-    found, (envelope, arrays) = run(None)
+    found, (envelope, arrays, _) = run(None)
     assert found == charged
     if charged == Spend():  # nothing was spent: the same attempt is trained now
         assert touched.stat().st_size == 1

@@ -43,7 +43,7 @@ def ask(
     setting: Setting, plan: bytes, arrays: Arrays | None = None, *, task: Task = Task.TRAIN
 ) -> SiteUpdate | Refusal:
     """Ask the hospital, and verify its answer as the coordinator does."""
-    envelope, answered = setting.hospital.answer(plan, setting.model() if arrays is None else arrays)
+    envelope, answered, _ = setting.hospital.answer(plan, setting.model() if arrays is None else arrays)
     world = setting.world
     return verify_answer(envelope, answered, plan=plan, task=task, study=world.study, roster=world.roster)
 
@@ -56,7 +56,7 @@ def refused(setting: Setting, plan: bytes, arrays: Arrays | None = None) -> Refu
 
 def code_in(setting: Setting, plan: bytes) -> RefusalCode:
     """Read the code of a refusal that no coordinator would accept from this hospital."""
-    envelope, arrays = setting.hospital.answer(plan, setting.model())
+    envelope, arrays, _ = setting.hospital.answer(plan, setting.model())
     assert not arrays
     return RefusalCode(json.loads(base64.b64decode(json.loads(envelope)["payload"]))["code"])
 
@@ -85,8 +85,8 @@ def test_an_evaluation_is_answered_with_a_histogram() -> None:
 def test_a_repeated_plan_gets_the_same_bytes_again_and_is_never_trained_twice() -> None:
     setting = make_setting()
     plan = setting.plan()
-    first, arrays = setting.hospital.answer(plan, setting.model())
-    again, same = setting.hospital.answer(plan, setting.model())
+    first, arrays, _ = setting.hospital.answer(plan, setting.model())
+    again, same, _ = setting.hospital.answer(plan, setting.model())
     assert first == again
     assert {name: array.tobytes() for name, array in arrays.items()} == {
         name: array.tobytes() for name, array in same.items()

@@ -74,7 +74,7 @@ def test_a_hospitals_node_charges_its_ledger(directory: HospitalDirectory, world
     try:
         for task, round_ in ((Task.TRAIN, 1), (Task.TRAIN, 2), (Task.EVALUATE, 3)):
             plan = plan_of(world, task=task, round_=round_)
-            envelope, arrays = installed.hospital.answer(plan, initialise(world.study))
+            envelope, arrays, _ = installed.hospital.answer(plan, initialise(world.study))
             answer = verify_answer(envelope, arrays, plan=plan, task=task, study=world.study, roster=world.roster)
             assert isinstance(answer, SiteUpdate)
             assert installed.hospital.answer(plan, initialise(world.study))[0] == envelope
@@ -100,7 +100,7 @@ def test_a_study_that_would_exceed_the_lifetime_is_refused(directory: HospitalDi
     assert not any(price.affordable for price in train)
     installed = open_installation(directory)
     plan = plan_of(world)
-    envelope, arrays = installed.hospital.answer(plan, initialise(world.study))
+    envelope, arrays, _ = installed.hospital.answer(plan, initialise(world.study))
     installed.journal.close()
     answer = verify_answer(envelope, arrays, plan=plan, task=Task.TRAIN, study=world.study, roster=world.roster)
     assert isinstance(answer, Refusal)

@@ -80,7 +80,7 @@ def test_whatever_is_asked_no_more_is_touched_than_charged_and_planned(events: l
             asked: dict[str, Any] = {"round": event.round, "attempt": event.attempt, "task": event.task}
             plan = setting.plan(arrays=model, run=f"{event.run:032x}", **asked)
             try:
-                envelope, arrays = setting.hospital.answer(plan, model)
+                envelope, arrays, _ = setting.hospital.answer(plan, model)
             except Crash:
                 journal.close()
                 journal = FileJournal(Path(folder))

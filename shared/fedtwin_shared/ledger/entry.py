@@ -229,11 +229,16 @@ class Abort(_TaskEntry):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal(_Entry):
-    """A signed "no". plan: digest of the envelope that was refused."""
+    """A signed "no". plan: digest of the envelope that was refused: a round plan's, or a study's at its approval."""
 
     TYPE: ClassVar[str] = "refusal"
     plan: str
     code: str
+
+    @property
+    def key(self) -> str:
+        """See `_Entry.key`."""
+        return f"{self.plan}/{self.code}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

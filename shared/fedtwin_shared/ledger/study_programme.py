@@ -9,6 +9,7 @@ from fedtwin_shared.ledger.entry import Part
 from fedtwin_shared.ledger.mechanism import Gaussian, Mechanism, NotPrivate, PoissonGaussian, Use, exact_decimal
 from fedtwin_shared.privacy import Mechanism as Kind
 from fedtwin_shared.privacy import PrivacyEvent
+from fedtwin_shared.round import Task
 from fedtwin_shared.study import Study
 
 TEST: Final = "test"
@@ -41,6 +42,14 @@ def plan_programme(study: Study, *, plan: str) -> StudyProgramme:
     )
     parts = (Part(name=TEST, programme=(tested,)), Part(name=TRAIN, programme=(trained,)))
     return StudyProgramme(plan=plan, training=training, evaluation=evaluation, parts=parts)
+
+
+def task_uses(study: Study, task: Task) -> tuple[Use, ...]:
+    """Return what one task of a study runs, and so what its reservation holds. Raises as `plan_programme`."""
+    if task is Task.TRAIN:
+        steps = study.training.local_steps
+        return (Use(mechanism=_mechanism(study.training_event(steps)), count=steps),)
+    return (Use(mechanism=_mechanism(study.evaluation_event(1)), count=1),)
 
 
 def _mechanism(event: PrivacyEvent) -> Mechanism:

@@ -1,0 +1,47 @@
+"""Checkpoints of the hospital's own ledger: signed here, cosigned by the witnesses it trusts, or not good enough."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedtwin_client.journal import WitnessesAwayError
+from fedtwin_shared.errors import VerificationError
+from fedtwin_shared.ledger.cosignature import verify_cosignatures
+from fedtwin_shared.ledger.note import Checkpoint, NoteSignature, format_note, parse_checkpoint, parse_note
+from fedtwin_shared.ledger.store import LogWriter
+from fedtwin_shared.ledger.witness_client import cosign_checkpoint
+from fedtwin_shared.ledger.witnesses import Witnesses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnessing:
+    """Under which name and by what this ledger's checkpoints are signed, and the witnesses that must cosign them."""
+
+    origin: str
+    sign: Callable[[str], NoteSignature]
+    witnesses: Witnesses
+
+
+def cosign_log(log: LogWriter, witnessing: Witnessing, *, least: int) -> bytes:
+    """Return a checkpoint of at least that many entries that enough witnesses cosigned; the one that is kept, if it is.
+
+    Raises `WitnessesAwayError` where too few cosign, `HistoryError` where one remembers another history.
+
+    - what is returned is kept in the log
+    """
+    witnesses, kept = witnessing.witnesses, log.latest_note()
+    if kept is not None and parse_checkpoint(parse_note(kept).text).size >= least:
+        with contextlib.suppress(VerificationError):  # the witnesses that count may have changed since
+            verify_cosignatures(parse_note(kept), witnesses.keys, required=witnesses.required)
+            return kept
+    text = Checkpoint(origin=witnessing.origin, size=log.size, root=log.root()).text
+    note = format_note(text, [witnessing.sign(text)])
+    asked = cosign_checkpoint(log, note, witnesses.contacts, required=witnesses.required)
+    if len(asked.cosigners) < witnesses.required:
+        away = "; ".join(f"{name}: {reason}" for name, reason in sorted(asked.absent.items()))
+        raise WitnessesAwayError(
+            field="witnesses", expected=f"{witnesses.required} of {len(witnesses.contacts)}", found=away
+        )
+    return asked.note
