@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from fedtwin_shared import conformance_cli
 from fedtwin_shared.documents import SignedStudy, verify_study
+from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.presentation import (
     EXIT_DOES_NOT_HOLD,
@@ -88,6 +90,36 @@ def verify(
     typer.echo(f"{bundle.name}: everything holds")
     for name, described in statement.items():
         show_statement(described, title=name, as_json=False)
+
+
+@app.command()
+def report(
+    bundle: Annotated[Path, typer.Argument(help="the archive that a hospital or the consortium exported")],
+    keys: Annotated[Path, typer.Option(help="pinned-keys.json, obtained by another channel")],
+    out: Annotated[Path, typer.Option(help="the folder to write report.json and report.html to")],
+) -> None:
+    """Verify a bundle and write what follows from it, for people and programs; a bundle that fails gets no report."""
+    from fedtwin_shared.ledger.audit_report import describe_audit
+    from fedtwin_shared.ledger.pins import read_pinned_keys
+    from fedtwin_shared.ledger.report_page import render_report
+    from fedtwin_shared.ledger.spending_history import trace_history
+    from fedtwin_shared.ledger.verification import VerifiedBundle, read_bundle_file, verify_bundle
+
+    data, pinned = read_bundle_file(bundle), read_pinned_keys(keys)
+    found = verify_bundle(data, pinned=pinned, replay=trace_history)
+    if not isinstance(found, VerifiedBundle):
+        show_failures(bundle.name, [str(finding) for finding in found], as_json=False)
+        raise typer.Exit(EXIT_DOES_NOT_HOLD)
+    described = describe_audit(data, found, pinned=pinned)
+    document = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    files = {out / "report.json": document, out / "report.html": render_report(described, found)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            replace_file(file, text.encode())
+    except OSError as err:
+        raise ConfigurationError(file=out, expected="a folder to write to", found=err.strerror or "none") from err
+    typer.echo(f"{bundle.name}: everything holds; {' and '.join(map(str, files))}")
 
 
 def describe_price(signed: SignedStudy) -> dict[str, object]:

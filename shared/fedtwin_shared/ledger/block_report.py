@@ -42,7 +42,7 @@ def describe_blocks(state: LedgerState) -> tuple[BlockReport, ...]:
             block=name,
             epsilon=convert_to_epsilon(state.spent(name), order=policy.order, delta=policy.delta),
             odometer=read_odometer(block.spent, order=policy.order, delta=policy.delta),
-            left=_share(budget - state.spent(name), budget),
+            left=share_of(budget - state.spent(name), budget),
         )
         for name, block in sorted(state.blocks.items())
     )
@@ -57,10 +57,11 @@ def price_parts(state: LedgerState, parts: tuple[Part, ...]) -> tuple[PartPrice,
         price = None if curve is None else curve[place]
         for name in sorted(state.blocks):
             affordable = price is not None and state.spent(name) + price <= budget
-            share = None if price is None else _share(price, budget)
+            share = None if price is None else share_of(price, budget)
             priced.append(PartPrice(part=part.name, block=name, share=share, affordable=affordable))
     return tuple(priced)
 
 
-def _share(part: int, whole: int) -> Decimal:
+def share_of(part: int, whole: int) -> Decimal:
+    """Return part ÷ whole with four digits."""
     return (Decimal(part) / Decimal(whole)).quantize(Decimal("0.0001"))

@@ -8,7 +8,7 @@ returns what it found instead of raising: that a bundle does not hold is an answ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -49,9 +49,10 @@ class VerifiedLog(Generic[State]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedBundle(Generic[State]):
-    """A bundle in which everything holds: one log for each pinned name."""
+    """A bundle in which everything holds: one log for each pinned name, and documents that entries name by digest."""
 
     logs: dict[str, VerifiedLog[State]]
+    documents: Mapping[str, bytes]
 
 
 def read_bundle_file(path: Path) -> bytes:
@@ -103,7 +104,7 @@ def verify_bundle(
         Finding(check="documents", log="", reason=f"expected an entry that names {digest}, found none")
         for digest in _unnamed_documents(bundle)
     ]
-    return tuple(findings) if findings else VerifiedBundle(logs=logs)
+    return tuple(findings) if findings else VerifiedBundle(logs=logs, documents=bundle.documents)
 
 
 def _verify_log(
