@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedtwin_shared.secagg.advertising import Advertised, advertise_keys, read_advertisements
 from fedtwin_shared.secagg.agreement import Agreed, agree, close_sum
 from fedtwin_shared.secagg.masking import Masked, MaskedSum, add_masked, mask_input, start_sum
-from fedtwin_shared.secagg.message import MESSAGE_TYPE
+from fedtwin_shared.secagg.message import MESSAGE_TYPE, ProtocolError
 from fedtwin_shared.secagg.sharing import (
     Dealt,
     Instance,
@@ -33,6 +33,7 @@ Integers = npt.NDArray[np.int64]
 STUDY, RUN = digest(b"a study"), "0" * 32
 PLAN, MODEL = digest(b"a plan"), digest(b"a model")
 LARGEST = 2**40
+REFUSED = ProtocolError  # of the protocol that is under attack, where a copy is
 
 
 @functools.cache
