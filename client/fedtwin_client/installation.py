@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass
 
 from fedtwin_client.cohort import Cohort, form_cohort
@@ -11,11 +12,13 @@ from fedtwin_client.evaluation import release_histogram
 from fedtwin_client.file_journal import FileJournal
 from fedtwin_client.gate import open_gate
 from fedtwin_client.hospital import Hospital
-from fedtwin_client.hospital_ledger import CohortCommitments, open_journal
+from fedtwin_client.hospital_ledger import CohortCommitments, open_journal, programme_of
+from fedtwin_client.journal import Journal
 from fedtwin_client.ledger_journal import LedgerJournal
 from fedtwin_client.policy_signature import open_policy
 from fedtwin_client.randomness import SystemRandomness
 from fedtwin_client.reader import read_hospital
+from fedtwin_client.spending_limits import LimitedJournal, SpendingLimits
 from fedtwin_client.studies import StudyFolder, open_studies
 from fedtwin_client.training import train
 from fedtwin_shared.study import Study
@@ -44,13 +47,26 @@ def open_installation(directory: HospitalDirectory) -> Installation:
         coordinator=directory.config.coordinator.public_key,
         find_study=studies.find,
         policy=open_policy(directory, gate),
-        journal=journal,
+        journal=_within_limits(directory, studies, journal),
         randomness=SystemRandomness(),
         load_cohort=functools.partial(load_cohort, directory, commitments=commitments),
         train=train,
         release_histogram=release_histogram,
     )
     return Installation(directory=directory, hospital=hospital, journal=journal, studies=studies)
+
+
+def _within_limits(directory: HospitalDirectory, studies: StudyFolder, journal: FileJournal | LedgerJournal) -> Journal:
+    """Put a ledger behind what the policy lets all studies together cost; a file journal knows no block of patients."""
+    if not isinstance(journal, LedgerJournal):
+        return journal
+    return LimitedJournal(
+        journal,
+        limits=SpendingLimits.of(directory.config.policy),
+        read_state=lambda: journal.state,
+        find_programme=functools.partial(programme_of, directory, studies),
+        clock=time.time,
+    )
 
 
 def load_cohort(
