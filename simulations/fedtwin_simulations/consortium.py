@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -19,14 +20,33 @@ class Consortium:
     sites: Mapping[str, Ed25519PrivateKey] = field(repr=False)
     roster: Roster
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keys know no pickling; worker processes of a simulation need them.
+        keys = {name: key.private_bytes_raw() for name, key in self.sites.items()}
+        return _rebuild, (self.coordinator.private_bytes_raw(), keys, self.roster)
 
-def make_consortium(sites: Iterable[str]) -> Consortium:
-    """Return a consortium of `sites` with new keys."""
-    coordinator = Ed25519PrivateKey.generate()
-    keys = {name: Ed25519PrivateKey.generate() for name in sites}
+
+def make_consortium(sites: Iterable[str], *, seed: int | None = None) -> Consortium:
+    """Return a consortium of `sites` with new keys, or with those that follow from `seed`."""
+
+    def make_key(role: str) -> Ed25519PrivateKey:
+        if seed is None:
+            return Ed25519PrivateKey.generate()
+        return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"key {seed} {role}".encode()).digest())
+
+    coordinator = make_key("coordinator")
+    keys = {name: make_key(f"site {name}") for name in sites}
     roster = Roster(
         version=1,
         coordinator=Site(name="coordinator", public_key=format_public_key(coordinator.public_key())),
         sites=tuple(Site(name=name, public_key=format_public_key(key.public_key())) for name, key in keys.items()),
     )
     return Consortium(coordinator=coordinator, sites=keys, roster=roster)
+
+
+def _rebuild(coordinator: bytes, sites: Mapping[str, bytes], roster: Roster) -> Consortium:
+    return Consortium(
+        coordinator=Ed25519PrivateKey.from_private_bytes(coordinator),
+        sites={name: Ed25519PrivateKey.from_private_bytes(key) for name, key in sites.items()},
+        roster=roster,
+    )

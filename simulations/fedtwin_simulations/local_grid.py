@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageBytes
@@ -24,12 +24,15 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedtwin_shared.wire import ENVELOPE, RECORD
+
 Handler = Callable[[Message, Context], Message]  # a ClientApp, or anything called like it
 Fault = Callable[[Message], Error | None]  # what happens to a message instead of its task; None: nothing
 Delay = Callable[[Message], float]  # seconds from a message to its reply
 
 RUN_ID: Final = 1
 FIRST_NODE_ID: Final = 1001
+ABSENT: Final = Error(ErrorCode.NODE_UNAVAILABLE, "The site is not connected.")
 FAILURE: Final = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "The site could not complete the task.")
 
 
@@ -151,9 +154,18 @@ def answer_task(app: Handler, task: NodeTask) -> bytes | Exception:
         _identify(SUPERLINK_NODE_ID)
 
 
-def read_content(task: NodeTask) -> RecordDict:
-    """Return what a task's message holds."""
-    return _decode(task.message).content
+def read_place(message: Message) -> int:
+    """Return the place of the message's node in the list of configurations."""
+    return message.metadata.dst_node_id - FIRST_NODE_ID
+
+
+def read_envelope(message: bytes | Message) -> bytes:
+    """Return the signed envelope that a message of ours carries, as it is."""
+    record = (_decode(message) if isinstance(message, bytes) else message).content[RECORD]
+    assert isinstance(record, ConfigRecord)
+    envelope = record[ENVELOPE]
+    assert isinstance(envelope, bytes)
+    return envelope
 
 
 def run_local(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
+from collections.abc import Mapping
 
 from fedtwin_client.randomness import KeyStream
 
@@ -29,9 +30,10 @@ class SeededRandomness:
     - the same five give the same stream; any other five give an unrelated one: no two folds share noise
     """
 
-    def __init__(self, *, seed: int, site: str, fold: int = 0) -> None:
+    def __init__(self, *, seed: int, site: str, fold: int = 0, asked: Mapping[str, int] | None = None) -> None:
+        """asked: how many streams were asked for each task before, where a run goes on."""
         self._seed, self._site, self._fold = seed, site, fold
-        self._asked: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter(asked)
         self._lock = threading.Lock()
 
     def stream(self, task: str) -> KeyStream:
