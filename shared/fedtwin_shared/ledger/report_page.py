@@ -39,8 +39,8 @@ h3{font-size:1rem;margin:1.6rem 0 .4rem}p,li{max-width:48rem}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem;font-size:.88rem}
 th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line)}
 th{font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.sub{padding-left:1.4rem;color:var(--soft)}
 caption{text-align:left;padding-bottom:.3rem}
+td div+div{margin-top:.4rem}
 code{font-size:.82rem;overflow-wrap:anywhere}
 .bar{display:inline-block;width:5rem;height:.55rem;background:var(--line);margin-left:.5rem}
 .bar i{display:block;height:100%;background:var(--good)}
@@ -100,7 +100,7 @@ def _spending(part: Json, history: SpendingHistory) -> str:
         ("unit", claim["unit"]),
         ("neighbouring", claim["adjacency"]),
         ("claimed for the lifetime", f"ε = {claim['epsilon']} at δ = {claim['delta']}"),
-        ("spent so far, by whoever spent most", f"ε ≤ {claim['epsilon_so_far']} by the odometer"),
+        ("spent so far, by those who spent most", f"ε ≤ {claim['epsilon_so_far']} by the odometer"),
         ("kept by", claim["rule"]),
         (
             "sealed or released",
@@ -145,7 +145,7 @@ def _plot(history: SpendingHistory) -> str:
     limits = tuple((one.entry, float(one.epsilon)) for one in history.claims)
     last = len(history.times) - 1
     ticks = [
-        Tick(place=place, words=(f"entry {place}", format_time(history.times[place])))
+        Tick(place=place, words=(f"entry {place}", *format_time(history.times[place]).split(" ", 1)))
         for place in sorted({round(last * step / 4) for step in range(5)})
     ]
     plot = draw_steps(
@@ -165,62 +165,74 @@ def _plot(history: SpendingHistory) -> str:
 
 
 def _blocks(part: Json) -> str:
+    """One row for all blocks that spent alike, study by study."""
     names = {study["study"]: study["name"] for study in part["studies"]}
-    spent = [row for row in part["blocks"] if row["by_study"] or Decimal(row["spent"])]
-    spent.sort(key=lambda row: (-Decimal(row["spent"]), row["block"]))
-    rows: list[Sequence[str]] = []
-    for row in spent[:MOST_ROWS]:
-        rows.append(
-            (
-                f"<strong>{_text(row['patients'])}</strong><br><small><code>{_text(row['block'])}</code></small>",
-                _text(row["epsilon_odometer"]),
-                _text(row["epsilon_filter"]),
-                _share(row["spent"]),
-                _percent(row["remaining"]),
-            )
+    alike: dict[tuple[object, ...], list[Json]] = {}
+    for block in part["blocks"]:
+        if block["by_study"] or Decimal(block["spent"]):
+            key = (block["epsilon_odometer"], block["epsilon_filter"], *block["by_study"].items())
+            alike.setdefault(key, []).append(block)
+    groups = sorted(alike.values(), key=lambda group: (-Decimal(group[0]["spent"]), group[0]["block"]))
+    rows = [
+        (
+            "".join(_patients(block) for block in group[:MOST_LINES])
+            + (f"<div>and {len(group) - MOST_LINES} more</div>" if len(group) > MOST_LINES else ""),
+            "".join(
+                f"<div>{_text(names.get(study, study))}: {_percent(share)}</div>"
+                for study, share in group[0]["by_study"].items()
+            ),
+            _text(group[0]["epsilon_odometer"]),
+            _text(group[0]["epsilon_filter"]),
+            _share(group[0]["spent"]),
+            _percent(group[0]["remaining"]),
         )
-        rows += [
-            (_below(names.get(study, study)), "", "", _percent(share), "") for study, share in row["by_study"].items()
-        ]
-    others, more = len(part["blocks"]) - len(spent), len(spent) - MOST_ROWS
-    notes = [f"{others} further blocks have spent nothing: blocks exist for every combination of studies."]
-    notes += [f"{more} further blocks that have spent less are in report.json."] if more > 0 else []
-    head = ("patients", "ε, odometer", "ε, filter", "of the budget", "left")
-    return (
-        "<h3>Blocks of patients, and what each study cost them</h3>"
-        + _table(head, rows, numbers=(1, 2, 3, 4))
-        + f"<p><small>{_text(' '.join(notes))} Shares are of Rényi divergence at the filter's order, in which costs "
-        "add up exactly; ε does not. A block's past is that of the patients in it who had spent most.</small></p>"
-    )
+        for group in groups[:MOST_ROWS]
+    ]
+    untouched, more = len(part["blocks"]) - sum(map(len, groups)), len(groups) - MOST_ROWS
+    words = [f"{untouched} further blocks have spent nothing: blocks exist for every combination of studies."]
+    words += [f"{more} further rows, of blocks that spent less, are in report.json."] if more > 0 else []
+    words += [
+        "Shares are of Rényi divergence at the filter's order, in which costs add up exactly; ε does not. The filter's "
+        "ε is read at that one order alone, which serves a small loss poorly, so it begins high; the odometer looks at "
+        "all orders. Where blocks were merged, a past is that of the patients who had spent most."
+    ]
+    head = ("patients", "what each study cost them", "ε, odometer", "ε, filter", "of the budget", "left")
+    table = _table(head, rows, numbers=(2, 3, 4, 5)) if rows else ""
+    return f"<h3>Blocks of patients</h3>{table}<p><small>{_text(' '.join(words))}</small></p>"
+
+
+def _patients(block: Json) -> str:
+    return f'{_text(block["patients"])} <code class="soft">{_text(block["block"])}</code>'
 
 
 def _studies(part: Json) -> str:
-    rows: list[Sequence[str]] = []
-    for study in part["studies"]:
-        shown = study["question"] or "the signed study is not in this bundle"
-        head = f"<strong>{_text(study['name'])}</strong>{' (closed)' if study['closed'] else ''}<br>{_text(shown)}"
-        rows.append((f"{head}<br><small><code>{_text(study['study'])}</code></small>", "", "", "", ""))
-        for one in study["parts"]:
-            uses = "<br>".join(
-                f"{_text(use['mechanism'])}: {use['charged']:,} of {use['exactly']['count']:,}"
-                for use in one["programme"]
-            )
-            rows.append(
-                (
-                    _below(one["part"]),
-                    uses,
-                    _percent(one["charged"]),
-                    _percent(one["remaining"]),
-                    _text(one["plan_epsilon"] or "–"),
-                )
-            )
-    head_row = ("study and part", "mechanism: charged of planned", "spent", "may yet spend", "ε of the whole plan")
-    return (
-        "<h3>Studies</h3>"
-        + (_table(head_row, rows, numbers=(2, 3, 4)) if rows else "<p>No study was enrolled.</p>")
-        + "<p><small>A patient is in one part of a study at most. Shares are of a patient's lifetime budget. The last "
+    if not part["studies"]:
+        return "<h3>Studies</h3><p>No study was enrolled.</p>"
+    note = (
+        "<p><small>A patient is in one part of a study at most. Shares are of a patient's lifetime budget. The last "
         "column is of that one signed plan alone, by composition of privacy-loss distributions, every declared attempt "
         "included; such figures of different plans must not be added or compared with the lifetime's.</small></p>"
+    )
+    return "<h3>Studies</h3>" + "".join(map(_study, part["studies"])) + note
+
+
+def _study(study: Json) -> str:
+    question = study["question"] or "The signed study is not in this bundle."
+    rows = [
+        (
+            _text(one["part"]),
+            "<br>".join(_text(use["mechanism"]) for use in one["programme"]),
+            "<br>".join(f"{use['charged']:,} of {use['exactly']['count']:,}" for use in one["programme"]),
+            _percent(one["charged"]),
+            _percent(one["remaining"]),
+            _text(one["plan_epsilon"] or "–"),
+        )
+        for one in study["parts"]
+    ]
+    head = ("part", "mechanism", "runs charged", "spent", "may yet spend", "ε of the plan")
+    return (
+        f"<p><strong>{_text(study['name'])}</strong>{', closed' if study['closed'] else ''}. {_text(question)}<br>"
+        f'<code class="soft">{_text(study["study"])}</code></p>' + _table(head, rows, numbers=(2, 3, 4, 5))
     )
 
 
@@ -234,10 +246,11 @@ def _work(part: Json) -> str:
         ("aborted before the start", work["aborted"], "nothing was read; given back unless the blocks had changed"),
         *((f"refused: {code}", count, "a signed refusal") for code, count in work["refusals"].items()),
     ]
-    table = _table(("work", "", ""), [(_text(a), f"{b:,}", _text(c)) for a, b, c in rows], numbers=(1,))
+    table = _table(None, [(_text(a), f"{b:,}", _text(c)) for a, b, c in rows], numbers=(1,))
     unsealed = work["unsealed"][:MOST_ROWS]
     keys = "".join(f"<li><code>{_text(key)}</code></li>" for key in unsealed)
-    return f"<h3>Releases, refusals and crashes</h3>{table}" + (f"<ul>{keys}</ul>" if keys else "")
+    listed = f"<p>Charged and not sealed, as study/run/round/attempt/task:</p><ul>{keys}</ul>" if keys else ""
+    return f"<h3>Releases, refusals and crashes</h3>{table}{listed}"
 
 
 def _empirical(part: Json) -> str:
@@ -303,10 +316,6 @@ def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str]], *, numbers
 def _row(cells: Sequence[str], tag: str, numbers: Sequence[int]) -> str:
     kinds = [' class="n"' if at in numbers else "" for at in range(len(cells))]
     return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
-
-
-def _below(value: object) -> str:
-    return f'<span class="sub">{_text(value)}</span>'
 
 
 def _list(items: Iterable[str]) -> str:

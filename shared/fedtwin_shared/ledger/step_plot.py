@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-WIDTH, HEIGHT = 860, 340
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 18, 52
+WIDTH, HEIGHT = 860, 360
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 22, 66
 COLOURS: Final = ("#0f766e", "#1d4ed8", "#b45309", "#7c3aed", "#be185d", "#4d7c0f", "#0369a1", "#6b7280")
 LIMIT_COLOUR: Final = "#b91c1c"
 
@@ -90,7 +90,9 @@ def _draw_grid(axes: _Axes, ticks: Sequence[Tick], amount: str) -> Iterator[str]
 
 
 def _draw_line(axes: _Axes, points: Sequence[tuple[int, float]], colour: str, *, dashes: str) -> str:
-    path = [f"M{axes.x(0):.1f} {axes.y(0):.1f}"]
+    # What begins at the first entry has no rise to show; everything else rises from nothing.
+    begins = points[0][1] if points and points[0][0] == 0 else 0.0
+    path = [f"M{axes.x(0):.1f} {axes.y(begins):.1f}"]
     for place, value in points:
         path.append(f"H{axes.x(place):.1f}V{axes.y(value):.1f}")
     path.append(f"H{axes.x(axes.last):.1f}")
