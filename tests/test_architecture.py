@@ -144,13 +144,36 @@ def test_the_two_private_flower_files_of_the_client_are_exactly_two() -> None:
 
 
 def signers(files: Iterator[tuple[str, str]]) -> set[str]:
-    """Files that sign a `SiteUpdate` or a `Refusal`."""
-    return {file for file, source in files if names_in(source) & {"UPDATE_TYPE", "REFUSAL_TYPE"}}
+    """Files that could sign a `SiteUpdate` or a `Refusal`: by the name of its type or the type itself, or, inside a
+    hospital, by signing an envelope of any type at all."""
+    found = set()
+    for file, source in files:
+        forbidden = {"UPDATE_TYPE", "REFUSAL_TYPE"} | ({"sign_envelope"} if file.startswith("client/") else set())
+        nodes = list(ast.walk(ast.parse(source)))
+        named = names_in(source) | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        if named & forbidden or any(kind in text for text in texts for kind in ("site-update+json", "refusal+json")):
+            found.add(file)
+    return found
 
 
 def test_only_the_gate_signs_answers() -> None:
     # shared/round.py defines the types and verifies; nothing else may name them.
     assert signers(sources()) == {"shared/fedtwin_shared/round.py", "client/fedtwin_client/gate.py"}
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("client/fedtwin_client/hospital.py", "sign(b'', payload_type=UPDATE_TYPE, key=key)"),
+        ("client/fedtwin_client/hospital.py", "sign_envelope(b'', payload_type=kind, key=key)"),
+        ("client/fedtwin_client/hospital.py", "signing.sign_envelope(b'', payload_type=kind, key=key)"),
+        ("client/fedtwin_client/hospital.py", "KIND = 'application/vnd.fedtwin.site-update+json'"),
+        ("server/fedtwin_server/rounds.py", "KIND = f'application/vnd.fedtwin.{x}refusal+json'"),
+    ],
+)
+def test_a_planted_signer_is_found(file: str, source: str) -> None:
+    assert signers(iter([(file, source)])) == {file}
 
 
 def test_the_base_install_imports_neither_torch_nor_flwr() -> None:
