@@ -5,7 +5,8 @@ patients. Here every method runs the very protocol of a real study, on the same 
   - pooled: one site holds everybody's patients, no privacy
   - local: each site alone with its own patients, no privacy; each scores its own test patients
   - federated: all sites, no privacy
-  - private: all sites, each with its own whole noise, calibrated to ε over the planned steps and histograms
+  - private: all sites, each with its own whole noise, calibrated to ε over the planned steps and histograms; or, where
+    the entry says so, with noise that only all sites' sum has whole
 """
 
 from __future__ import annotations

@@ -19,7 +19,14 @@ from pydantic import Field, model_validator
 from fedtwin_shared.documents import check_document, read_toml
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.fields import Positive, Rate, Section, require
-from fedtwin_shared.privacy import Mechanism, PrivacyBudget, PrivacyEvent, calibrate_noise
+from fedtwin_shared.privacy import (
+    Mechanism,
+    PrivacyBudget,
+    PrivacyEvent,
+    accounted_delta,
+    calibrate_noise,
+    compute_epsilon,
+)
 from fedtwin_shared.roster import Name, Roster
 from fedtwin_shared.study import Study
 from fedtwin_simulations.results import Method
@@ -47,10 +54,15 @@ class Partition(Section):
 
 
 class MethodEntry(Section):
-    """One method at one price. `changes` are laid over the experiment's study; `variant` names them in results."""
+    """One method at one price. `changes` are laid over the experiment's study; `variant` names them in results.
+
+    noise: `local`, every site adds the whole noise; `distributed`, each of n sites adds 1/√n of it, and the price holds
+    for who sees the sum of all sites only: what secure aggregation among honest sites gives, simulated here.
+    """
 
     method: Method
     epsilon: Positive | None = None
+    noise: Literal["local", "distributed"] = "local"
     variant: str = ""
     primary: bool = True
     changes: dict[str, Any] = Field(default_factory=dict)
@@ -59,6 +71,8 @@ class MethodEntry(Section):
     def _check(self) -> MethodEntry:
         agrees = (self.method == "private") == (self.epsilon is not None)
         require(agrees, field="epsilon", expected='a price with method "private" and only then', found=self.epsilon)
+        agrees = self.noise == "local" or self.method == "private"
+        require(agrees, field="noise", expected='"distributed" with method "private" only', found=self.noise)
         return self
 
 
@@ -148,7 +162,7 @@ def draft_study(
     pooled: adds the site `POOLED` with everybody's patients; the hospitals keep their place in the features.
     Raises `ConfigurationError` naming the field when the study is not valid.
 
-    - the ε of the planned steps and histograms is at most the method's
+    - the ε of the planned steps and histograms is at most the method's; with distributed noise, to who sees sums only
     """
     document = merge(experiment.study, entry.changes)
     document["roster"] = roster.digest
@@ -158,7 +172,36 @@ def draft_study(
     if minimum_sites is not None:
         document["training"]["minimum_sites"] = minimum_sites
     set_price(document, epsilon=entry.epsilon, delta=experiment.delta)
+    if entry.noise == "distributed":
+        _distribute_noise(document, file=f"experiment {experiment.name}")
     return check_document(document, Study, file=f"experiment {experiment.name}")
+
+
+def _distribute_noise(document: dict[str, Any], *, file: str) -> None:
+    """Give each site its share of the noise, and the study the price that a site pays when all others tell theirs.
+
+    Raises `ConfigurationError` unless a round's mean is the sum of all patients' gradients times one number: then the
+    noise of n sites is that of one, and the sum's sensitivity one patient's clip.
+    """
+    training, privacy, parts = document["training"], document["privacy"], document["participants"]
+    rates = [part.get("weight", 1.0) / part["patients"] for part in parts]
+    one_step = training.get("local_steps", 1) == 1 and training["minimum_sites"] == len(parts)
+    if not (one_step and all(math.isclose(rate, rates[0]) for rate in rates)):
+        raise ConfigurationError(
+            file=file,
+            field="methods.noise",
+            expected="weights by patients, one local step and every site in every round",
+            found="others",
+        )
+    privacy["noise_multiplier"] /= math.sqrt(len(parts))
+    steps = training["rounds"] + privacy.get("spare_rounds", 0)
+    alone = PrivacyEvent(
+        mechanism=Mechanism.POISSON_GAUSSIAN,
+        noise_multiplier=privacy["noise_multiplier"],
+        sampling_rate=privacy.get("sampling_rate", 1.0),
+        count=steps,
+    )
+    privacy["epsilon"] = 1.01 * compute_epsilon([alone], delta=accounted_delta(privacy["delta"]))
 
 
 def set_price(document: dict[str, Any], *, epsilon: float | None, delta: float) -> None:

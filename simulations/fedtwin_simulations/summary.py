@@ -28,6 +28,7 @@ from fedtwin_simulations.specification import Experiment, Metric
 
 HISTOGRAM_SUFFIX = "_histogram"
 EVENT = "event1"
+_NAMES = {"distributed": "noise shared by the sites"}
 
 Trials = Mapping[Job, Trial]
 
@@ -121,8 +122,8 @@ def _row(
     return Row(
         method=entry.method,
         algorithm=study.training.algorithm,
-        model=f"{study.model.name}, {entry.variant}" if entry.variant else study.model.name,
-        noise="local" if entry.method == "private" else "none",
+        model=", ".join(filter(None, (study.model.name, entry.variant, _NAMES.get(entry.noise)))),
+        noise=entry.noise if entry.method == "private" else "none",
         epsilon=entry.epsilon,
         delta=experiment.delta if entry.method == "private" else None,
         metric=metric,

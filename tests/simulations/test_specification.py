@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.privacy import accounted_delta, compute_epsilon
 from fedtwin_simulations.consortium import make_consortium
 from fedtwin_simulations.specification import (
     POOLED,
+    MethodEntry,
     calibrated_noise,
     draft_study,
     list_experiments,
@@ -29,8 +34,36 @@ def test_every_packaged_experiment_drafts_valid_studies_within_their_price(name:
         study = draft_study(experiment, entry, roster, pooled=entry.method == "pooled")
         if entry.epsilon is None:
             assert study.privacy.mode == "none"
-        else:
+        elif entry.noise == "local":
             assert 0.97 * entry.epsilon < study.price() <= entry.epsilon == study.privacy.epsilon
+        else:
+            shared = study.training_event(study.planned_steps)
+            whole = replace(shared, noise_multiplier=shared.noise_multiplier * math.sqrt(len(study.participants)))
+            price = compute_epsilon([whole], delta=accounted_delta(study.privacy.delta))
+            assert 0.97 * entry.epsilon < price <= entry.epsilon < study.price() <= study.privacy.epsilon
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"local_steps": 2}},
+        {"training": {"minimum_sites": 2}},
+        {
+            "participants": [
+                {"site": site, "patients": 50, "weight": weight} for site, weight in zip(SITES, (1, 1, 2), strict=True)
+            ]
+        },
+    ],
+    ids=["two steps", "a site may be missing", "weights of another kind"],
+)
+def test_noise_is_shared_only_where_the_sum_is_what_the_accountant_thinks(changes: dict[str, Any]) -> None:
+    roster = make_consortium([*SITES, POOLED]).roster
+    shared = {"participants": [{"site": site, "patients": 50} for site in SITES], "training": {"minimum_sites": 3}}
+    entry = MethodEntry(method="private", epsilon=3.0, noise="distributed", changes=shared)
+    experiment = small_experiment()
+    assert draft_study(experiment, entry, roster).privacy.epsilon > 3.0
+    with pytest.raises(ConfigurationError, match=r"weights by patients, one local step and every site"):
+        draft_study(experiment, entry.model_copy(update={"changes": merge(shared, changes)}), roster)
 
 
 def test_the_four_experiments_are_packaged() -> None:
