@@ -24,6 +24,8 @@ from fedtwin_shared.study import Study
 from fedtwin_simulations.comparison import Trial
 from fedtwin_simulations.deployment import (
     Deployment,
+    DeploymentError,
+    at_once,
     coordinator_running,
     follow_study,
     hospitals_online,
@@ -33,6 +35,7 @@ from fedtwin_simulations.deployment import (
 )
 from fedtwin_simulations.experiment import Laboratory, OnProgress, run_jobs
 from fedtwin_simulations.jobs import Job, list_jobs
+from fedtwin_simulations.ledgers import KEEPERS, PINNED, begin_ledgers, export_ledgers, witnesses_running
 from fedtwin_simulations.one_process import score_exactly
 from fedtwin_simulations.report import Course, write_page
 from fedtwin_simulations.results import Results, list_versions, write_json
@@ -44,6 +47,10 @@ from fedtwin_simulations.toml_text import write_toml
 MARKER = ".fedtwin-demo"  # only a folder that holds this file is emptied
 REPORT_JSON, REPORT_PAGE = "report.json", "report.html"
 SEED = 0
+LIFETIME_SHARE = (
+    2.0  # of the demo's price: what a patient may ever spend; the filter over studies is dearer than a plan
+)
+REFUSED_SHARE = 4.0  # of the demo's price: what the study asks for that hospitals refuse
 
 Say = Callable[[str], None]
 
@@ -84,7 +91,7 @@ def run_demo(
     )
     say("patients: into each hospital's own directory")
     place_patients(experiment, data, deployment)
-    real = run_real_study(compared, deployment, logs=output / "logs", say=say)
+    real = run_real_study(compared, deployment, output=output, say=say)
     say("comparisons, in one process: simulation only")
     laboratory = Laboratory(compared, {node.site: node.directory / "data" for node in deployment.nodes}, data=None)
     jobs = list_jobs(compared)
@@ -159,33 +166,62 @@ def place_patients(experiment: Experiment, data: Path | None, deployment: Deploy
                 shutil.move(file, node.directory / "data" / file.name)
 
 
-def run_real_study(experiment: Experiment, deployment: Deployment, *, logs: Path, say: Say) -> RealRun:
-    """Run the private study over real processes, from its draft to its release."""
+def run_real_study(experiment: Experiment, deployment: Deployment, *, output: Path, say: Say) -> RealRun:
+    """Run the private study over real processes, from its draft to its release and the auditor's bundle."""
+    logs = output / "logs"
     with coordinator_running(deployment, logs=logs):
         say("coordinator: started; the study is drafted, signed and approved")
         signed = sign_study_file(experiment, deployment)
-        for node in deployment.nodes:
-            run_command("client", "approve", node.directory, signed, "--yes")
-            say(f"hospital {node.site}: approved the study")
+        at_once(lambda node: run_command("client", "approve", node.directory, signed, "--yes"), deployment.nodes)
+        say(f"hospitals {', '.join(node.site for node in deployment.nodes)}: approved the study")
+        say(f"privacy ledgers: begun; {1 + KEEPERS} witnesses")
+        ledgers = begin_ledgers(deployment, epsilon=LIFETIME_SHARE * experiment.demo_epsilon, delta=experiment.delta)
+        refused = show_refusal(experiment, deployment, say=say)
         say("hospitals: starting")
-        with hospitals_online(deployment, logs=logs, say=say):
-            began = time.monotonic()
-            run = follow_study(deployment, signed, say=say)
-            seconds = time.monotonic() - began
+        with witnesses_running(ledgers, logs=logs):
+            with hospitals_online(deployment, logs=logs, say=say):
+                began = time.monotonic()
+                run = follow_study(deployment, signed, say=say)
+                seconds = time.monotonic() - began
+            bundle = export_ledgers(deployment, ledgers, output, documents=[signed, refused])
+            say(f"for an auditor: fedtwin audit verify {bundle} --keys {bundle.with_name(PINNED)}")
     study = read_toml(signed.with_name("study.toml"), Study)
     _, report = read_release(deployment, run)
     course = Course(study=study, report=report, seconds=seconds, nodes=1 + len(deployment.nodes))
     return RealRun(study=study, folder=deployment.coordinator / "runs" / run, course=course)
 
 
-def sign_study_file(experiment: Experiment, deployment: Deployment) -> Path:
-    """Draft the experiment's study at its demo price for the coordinator's roster, sign it, and return the file."""
+def show_refusal(experiment: Experiment, deployment: Deployment, *, say: Say) -> Path:
+    """Ask a hospital for more than its policy allows, and return the signed study that it refused.
+
+    Raises `DeploymentError` where it does not refuse.
+
+    - it refuses before it reads any data, and its ledger holds that it did
+    """
+    excess = REFUSED_SHARE * experiment.demo_epsilon
+    signed = sign_study_file(experiment, deployment, name=f"{experiment.study['name']}-excess", epsilon=excess)
+    node = deployment.nodes[0]
+    try:
+        run_command("client", "approve", node.directory, signed, "--yes")
+    except DeploymentError as err:
+        say(f"hospital {node.site}: refused a study at ε = {excess:g}: {err.found.rpartition(': ')[2]}")
+        return signed
+    raise DeploymentError(field="policy", expected=f"{node.site} to refuse a study at ε = {excess:g}", found="approval")
+
+
+def sign_study_file(
+    experiment: Experiment, deployment: Deployment, *, name: str = "", epsilon: float | None = None
+) -> Path:
+    """Draft the experiment's study for the coordinator's roster, sign it, and return the file.
+
+    name, epsilon: the experiment's own, and its demo price, unless given.
+    """
     entry = next(entry for entry in experiment.methods if entry.epsilon == experiment.demo_epsilon)
-    name = experiment.study["name"]
+    name = name or experiment.study["name"]
     drafted = Path(run_command("server", "study", "draft", deployment.coordinator, name).strip())
     roster = tomllib.loads(drafted.read_text(encoding="utf-8"))["roster"]
-    document = merge(experiment.study, entry.changes)
-    set_price(document, epsilon=entry.epsilon, delta=experiment.delta)
+    document = merge(experiment.study, {**entry.changes, "name": name})
+    set_price(document, epsilon=entry.epsilon if epsilon is None else epsilon, delta=experiment.delta)
     drafted.write_text(write_toml({"format": 1, "roster": roster, **document}), encoding="utf-8")
     run_command("server", "study", "sign", deployment.coordinator, drafted)
     return drafted.with_suffix(".signed.json")

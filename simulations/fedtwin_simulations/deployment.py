@@ -15,11 +15,13 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from fedtwin_shared.errors import FedtwinError
 from fedtwin_shared.flower_environment import flower_program
@@ -29,7 +31,11 @@ COMMAND_SECONDS = 120.0  # a command takes one or two seconds; a loaded machine 
 READY_SECONDS = 120.0
 STUDY_SECONDS = 1800.0
 
+AT_ONCE = 2  # commands: each takes a second of one core
+
 Say = Callable[[str], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class DeploymentError(FedtwinError):
@@ -66,6 +72,12 @@ def run_command(*arguments: str | Path, seconds: float = COMMAND_SECONDS) -> str
         words = (complained.strip() or said.strip())[-2000:]
         raise DeploymentError(field=f"fedtwin {' '.join(map(str, arguments[:3]))}", expected="exit code 0", found=words)
     return said
+
+
+def at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return the results of `work`, a few commands at a time, in order."""
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        return list(pool.map(work, items))
 
 
 @contextlib.contextmanager
@@ -136,6 +148,16 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+def answers_on(port: int) -> bool:
+    """Return whether a service on this machine says that it is healthy."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"http://127.0.0.1:{port}/health", timeout=1.0) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
 def install(
     folder: Path, sites: Sequence[str], *, maximum_epsilon: float, maximum_delta: float, say: Say = lambda line: None
 ) -> Deployment:
@@ -148,27 +170,32 @@ def install(
         *("--listen", f"127.0.0.1:{front}", "--link-port", str(link)),
     )
     invitation = json.loads(run_command("server", "status", coordinator, "--json"))["coordinator"]
-    nodes = []
-    for number, site in enumerate(sites):
-        say(f"hospital {site}: keys, configuration")
-        node = Node(
+    nodes = [
+        Node(
             site=site,
             directory=folder / "hospitals" / site,
             runtime_port=others[2 * number],
             health_port=others[2 * number + 1],
         )
+        for number, site in enumerate(sites)
+    ]
+
+    def create(node: Node) -> None:
         run_command(
-            *("client", "init", node.directory, "--name", site, "--superlink", invitation["address"]),
+            *("client", "init", node.directory, "--name", node.site, "--superlink", invitation["address"]),
             *("--coordinator-key", invitation["public_key"], "--ca", invitation["authority"]),
             *("--bundle", invitation["bundle"], "--data", "data"),
             *("--maximum-epsilon", str(maximum_epsilon), "--maximum-delta", str(maximum_delta)),
             *("--runtime-port", str(node.runtime_port), "--health-port", str(node.health_port)),
         )
+
+    say(f"hospitals {', '.join(sites)}: keys, configuration")
+    at_once(create, nodes)
+    for node in nodes:
         run_command(
-            *("server", "enrol", coordinator, "--name", site, "--node-key", node.directory / "node.pub"),
+            *("server", "enrol", coordinator, "--name", node.site, "--node-key", node.directory / "node.pub"),
             *("--signing-key", (node.directory / "signing.pub").read_text(encoding="utf-8").strip()),
         )
-        nodes.append(node)
     return Deployment(coordinator=coordinator, nodes=tuple(nodes), front_port=front)
 
 

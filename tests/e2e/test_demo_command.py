@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fedtwin_shared.flower_environment import flower_program
+from fedtwin_shared.ledger.bundle import read_audit_bundle
+from fedtwin_shared.ledger.encoding import parse_entry
+from fedtwin_shared.ledger.entry import Refusal, Release, Seal
 from fedtwin_shared.supervision import wait_until
 from fedtwin_simulations.deployment import DeploymentError
+from fedtwin_simulations.ledgers import BUNDLE, PINNED
 from fedtwin_simulations.specification import merge
 from fedtwin_simulations.toml_text import write_toml
 from tests.e2e.whole_world import processes_under
@@ -59,6 +64,39 @@ def test_a_demo_ends_with_its_reports_and_without_its_processes(tmp_path: Path) 
     assert all(set(row["per_site"]) == set(SITES) for row in document["results"] if row["primary"])
     assert "nominal ε" in (tmp_path / "demo" / "report.html").read_text().lower()
     assert processes_under(tmp_path) == {}
+    assert "refused a study at ε = 12" in said
+    check_bundle(tmp_path / "demo")
+
+
+def check_bundle(demo: Path) -> None:
+    """What an auditor does, where neither torch nor Flower can be imported."""
+    program = (
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'torch', 'flwr', 'opacus', 'pandas', 'pyarrow', 'starlette', 'uvicorn'}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from fedtwin_shared.cli import main\nmain(sys.argv[1:])\n"
+    )
+    verify = [sys.executable, "-c", program, "audit", "verify", str(demo / BUNDLE), "--keys", str(demo / PINNED)]
+    found = subprocess.run([*verify, "--json"], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    ledgers = json.loads(found.stdout)["ledgers"]
+    assert set(ledgers) == set(SITES)
+    assert all(len(ledger["cosigned"]) == 3 for ledger in ledgers.values())
+    bundle = read_audit_bundle((demo / BUNDLE).read_bytes())
+    kinds = {site: [parse_entry(entry) for entry in log.entries] for site, log in bundle.logs.items()}
+    (refusal,) = (entry for entry in kinds[SITES[0]] if isinstance(entry, Refusal))
+    assert refusal.code == "policy"
+    assert refusal.plan in bundle.documents
+    assert not any(isinstance(entry, Refusal) for entry in kinds[SITES[1]])
+    for entries in kinds.values():
+        released = {entry.task: entry for entry in entries if isinstance(entry, Release)}
+        sealed = {entry.task: place for place, entry in enumerate(entries) if isinstance(entry, Seal)}
+        assert released.keys() == sealed.keys()
+        assert len(released) == 5  # three rounds, two models evaluated
+        assert all(released[task].checkpoint == place + 1 for task, place in sealed.items())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
