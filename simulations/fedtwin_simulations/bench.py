@@ -32,6 +32,7 @@ from fedtwin_simulations.one_process import run_study
 from fedtwin_simulations.plant_bench import bench_plant
 from fedtwin_simulations.private_step_bench import bench_private_step
 from fedtwin_simulations.results import Bench, BenchRow
+from fedtwin_simulations.secagg_bench import bench_secagg
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
 from fedtwin_simulations.stock_baseline import time_stock_rounds
 from fedtwin_simulations.store_bench import bench_store
@@ -97,6 +98,7 @@ BENCHES: Mapping[str, Callable[[Say], Bench]] = {
     "ingest": bench_ingest,
     "private-step": bench_private_step,
     "plant": bench_plant,
+    "secagg": bench_secagg,
 }
 
 
