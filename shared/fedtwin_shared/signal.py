@@ -197,6 +197,10 @@ _ROWS = (
     # Exercise electrocardiogram
     _row("peak_heart_rate", "Highest heart rate", "55422-0", "/min", (40, 230), 150, 22, "linear", None, "exercise"),
     _row("st_depression", "Largest ST depression", "91546-2", "mV", (-1, 1), 0.1, 0.1, "linear", None, "exercise"),
+    # Continuous sensors; a new row goes last, because stored observations hold a signal's number
+    _row(
+        "interstitial_glucose", "Glucose, interstitial", "99504-3", "mg/dL", (10, 600), 128, 0.4, "log", 0.25, "mimic"
+    ),
 )
 
 SIGNALS: Mapping[str, Signal] = MappingProxyType({row.key: row for row in _ROWS})

@@ -36,6 +36,7 @@ from fedtwin_simulations.secagg_bench import bench_secagg
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
 from fedtwin_simulations.stock_baseline import time_stock_rounds
 from fedtwin_simulations.store_bench import bench_store
+from fedtwin_simulations.twin_bench import bench_twin
 from fedtwin_simulations.virtual_hospitals import write_hospitals
 
 ROUND_GOAL_SECONDS = 1.0
@@ -98,6 +99,7 @@ BENCHES: Mapping[str, Callable[[Say], Bench]] = {
     "ingest": bench_ingest,
     "private-step": bench_private_step,
     "plant": bench_plant,
+    "twin": bench_twin,
     "secagg": bench_secagg,
 }
 

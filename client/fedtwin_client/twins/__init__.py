@@ -1,0 +1,1 @@
+"""One digital twin per patient: physiological state with its uncertainty, kept current by every observation."""
