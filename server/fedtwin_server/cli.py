@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,6 +100,7 @@ def front(directory: Directory) -> None:
             private_key=found.server.private_key,
             upstream=f"https://{found.superlink.address}",
             certificate_authority=found.authority.certificate,
+            releases=found.releases,
         )
     )
 
@@ -175,6 +177,22 @@ def resume(directory: Directory, run: RunId, detach: Detach = False) -> None:
     found = read_directory(directory)
     offset = progress_size(found, run)
     _follow(found, run, resume_run(found, run), offset=offset, detach=detach)
+
+
+@app.command()
+def release(
+    directory: Directory,
+    study: Annotated[str, typer.Argument(help="name of a study whose run is finished")],
+) -> None:
+    """Sign the newest model of a study, what it may tell about a patient, and the ledgers that prove it; serve both."""
+    from fedtwin_server.config import read_directory
+    from fedtwin_server.releases import release_study
+
+    released = release_study(read_directory(directory), study, clock=time.time)
+    typer.echo(released.release.guarantee.words)
+    ledgers = len(released.release.checkpoints)
+    typer.echo(f"proved by the ledgers of {ledgers} of {len(released.release.sites)} hospitals")
+    typer.echo(f"signed {released.file}")
 
 
 @study_app.command()

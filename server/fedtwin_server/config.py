@@ -117,6 +117,11 @@ class CoordinatorDirectory:
         return self.root / "runs"
 
     @property
+    def releases(self) -> Path:
+        """What was released, one folder each, named by the digest of the study."""
+        return self.root / "releases"
+
+    @property
     def superlink(self) -> SuperLinkSettings:
         """How Flower's processes run."""
         return SuperLinkSettings(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from fedtwin_server.errors import FrontError
 from fedtwin_server.prompt_protocol import PromptProtocol
+from fedtwin_shared.release import RELEASE_FILE, WEIGHTS_FILE
 
 FLEET_PATHS: Final = frozenset(
     b"/v1/fleet/" + name
@@ -48,6 +50,10 @@ FLEET_PATHS: Final = frozenset(
 )
 HEALTH_PATH: Final = b"/health"
 _KNOWN_PATHS: Final = FLEET_PATHS | {HEALTH_PATH}
+# A signed release and its weights, under the digest of the signed study, which only those who have the study know.
+_RELEASE_PATH: Final = re.compile(
+    rb"/v1/release/([0-9a-f]{64})/(%s)" % b"|".join(re.escape(name.encode()) for name in (RELEASE_FILE, WEIGHTS_FILE))
+)
 
 # What the Fleet API reads: its media type, the signed node identity, and the version of the peer.
 PASSED_REQUEST_HEADERS: Final = frozenset(
@@ -87,9 +93,12 @@ class FrontSettings:
     private_key: Path
     upstream: str  # https://127.0.0.1:PORT of the SuperLink
     certificate_authority: Path  # PEM, what the front verifies the SuperLink with
+    releases: Path | None = None  # a folder of released models, one folder each
 
 
-def make_front(upstream: str, certificate_authority: Path, *, body_bytes: int = BODY_BYTES) -> Starlette:
+def make_front(
+    upstream: str, certificate_authority: Path, *, releases: Path | None = None, body_bytes: int = BODY_BYTES
+) -> Starlette:
     """The application that forwards Fleet calls to `upstream` (https://host:port), verified by the given authority.
 
     Guarantees:
@@ -98,6 +107,7 @@ def make_front(upstream: str, certificate_authority: Path, *, body_bytes: int = 
       - a body above `body_bytes` is refused (413), announced or not
       - a SuperLink that is away or not the one certified is 502; nothing is retried
       - GET /health is 200 while the SuperLink answers, 503 otherwise
+      - GET of the two files of a release is answered from `releases`, and no other file of it is
     """
     if not upstream.startswith("https://"):
         raise FrontError(field="upstream", expected="an https:// address", found=upstream)
@@ -121,7 +131,7 @@ def make_front(upstream: str, certificate_authority: Path, *, body_bytes: int = 
 
     application = Starlette(lifespan=lifespan)
     # Not `Route`: Starlette routes the decoded path, and %66leet must not be fleet.
-    application.router.default = _Gate(upstream.rstrip("/"), transport, body_bytes=body_bytes)
+    application.router.default = _Gate(upstream.rstrip("/"), transport, releases=releases, body_bytes=body_bytes)
     return application
 
 
@@ -133,7 +143,7 @@ def serve_front(settings: FrontSettings) -> None:
 def front_configuration(settings: FrontSettings) -> uvicorn.Config:
     """How the front is served: TLS, HTTP/1.1 by the strict parser, headers in time, no WebSocket, no access log."""
     return uvicorn.Config(
-        make_front(settings.upstream, settings.certificate_authority),
+        make_front(settings.upstream, settings.certificate_authority, releases=settings.releases),
         host=settings.host,
         port=settings.port,
         ssl_certfile=str(settings.certificate),
@@ -157,9 +167,12 @@ class _TooLargeError(Exception):
 class _Gate:
     """The one endpoint: decides, then forwards."""
 
-    def __init__(self, upstream: str, transport: httpx.AsyncHTTPTransport, *, body_bytes: int) -> None:
+    def __init__(
+        self, upstream: str, transport: httpx.AsyncHTTPTransport, *, releases: Path | None, body_bytes: int
+    ) -> None:
         self._upstream = upstream
         self._transport = transport
+        self._releases = releases
         self._body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,7 +184,11 @@ class _Gate:
 
     async def _answer(self, request: Request) -> Response:
         path: bytes = request.scope["raw_path"]
-        if request.scope["query_string"] or path not in _KNOWN_PATHS:
+        if request.scope["query_string"]:
+            return _refusal(404)
+        if released := _RELEASE_PATH.fullmatch(path):
+            return self._release(*released.groups()) if request.method == "GET" else _refusal(405)
+        if path not in _KNOWN_PATHS:
             return _refusal(404)
         if path == HEALTH_PATH:
             return await self._health() if request.method == "GET" else _refusal(405)
@@ -184,6 +201,10 @@ class _Gate:
         except ValueError:
             return _refusal(400)
         return await self._forward(path, headers, request)
+
+    def _release(self, study: bytes, name: bytes) -> Response:
+        file = None if self._releases is None else self._releases / study.decode() / name.decode()
+        return FileResponse(file) if file is not None and file.is_file() else _refusal(404)
 
     async def _health(self) -> Response:
         """Public, so it says no more than yes or no."""

@@ -48,6 +48,35 @@ def study(
 
 
 @app.command()
+def release(
+    file: Annotated[Path, typer.Argument(help="the signed release, release.signed.json")],
+    study: Annotated[Path, typer.Option(help="the signed study that it must be of, study.signed.json")],
+    key: Annotated[str, typer.Option(help="the coordinator's public key, obtained by another channel: ed25519:…")],
+    weights: Annotated[Path | None, typer.Option(help="the weights that came with it")] = None,
+    current: Annotated[Path | None, typer.Option(help="the release in use, which this must not be older than")] = None,
+    keys: Annotated[Path | None, typer.Option(help="pinned-keys.json: demand ledgers with cosignatures")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Verify a released model: whose it is, of which study, what it may tell about a patient, and the weights."""
+    from fedtwin_shared.ledger.pins import read_pinned_keys
+    from fedtwin_shared.release import read_release, verify_release, verify_weights
+
+    signed = verify_study(read_evidence(study), coordinator=key, file=study)
+    pinned = None if keys is None else read_pinned_keys(keys)
+    released = verify_release(
+        read_evidence(file),
+        signed=signed,
+        current=None if current is None else read_release(read_evidence(current), coordinator=key, file=current),
+        witnesses=() if pinned is None else pinned.witness_keys,
+        required=0 if pinned is None else pinned.required,
+        file=file,
+    )
+    if weights is not None:
+        verify_weights(released, read_evidence(weights), file=weights)
+    show_statement(released.model_dump(mode="json"), title=f"{file.name}: signature valid", as_json=as_json)
+
+
+@app.command()
 def bundle(
     output: Annotated[Path, typer.Argument(help="the archive to write, audit-bundle.zip")],
     log: Annotated[list[str], typer.Option(help="a hospital's name and its ledger: north=ledger.sqlite; repeat")],

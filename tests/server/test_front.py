@@ -96,6 +96,7 @@ def settings_for(
         private_key=identity.private_key,
         upstream=f"https://127.0.0.1:{upstream_port}",
         certificate_authority=authority or identity.certificate_authority,
+        releases=identity.certificate_authority.parent / "releases",
     )
 
 
@@ -386,3 +387,35 @@ def test_as_a_process_it_ends_cleanly_on_sigterm_and_logs_neither_bodies_nor_hea
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def get(target: bytes) -> bytes:
+    return b"GET " + target + b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+
+
+def test_a_release_is_served_under_the_digest_of_its_study_and_nothing_beside_it(setting: Setting) -> None:
+    releases = setting.identity.certificate_authority.parent / "releases"
+    study, absent = "ab" * 32, "cd" * 32
+    (releases / study).mkdir(parents=True)
+    for name in ("release.signed.json", "weights.npz", "other", ".weights.npz.new"):
+        (releases / study / name).write_bytes(b"content of " + name.encode())
+    for name in ("release.signed.json", "weights.npz"):
+        target = f"/v1/release/{study}/{name}".encode()
+        answer = send(setting, get(target))
+        assert status(answer) == 200
+        assert answer.endswith(b"content of " + name.encode())
+        assert status(send(setting, post(target))) == 405
+    for path in (
+        f"{study}/other",
+        f"{study}/.weights.npz.new",
+        f"{study}/",
+        study,
+        f"{absent}/weights.npz",
+        f"{study.upper()}/weights.npz",
+        f"../releases/{study}/weights.npz",
+        f"{study}/../{study}/weights.npz",
+        f"{study}/weights.npz?x",
+        f"{study}/weights%2Enpz",
+    ):
+        assert status(send(setting, get(f"/v1/release/{path}".encode()))) == 404
+    assert setting.upstream.fleet == []

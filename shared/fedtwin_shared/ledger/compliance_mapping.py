@@ -48,7 +48,7 @@ MAPPING: Final[tuple[Requirement, ...]] = (
         source=GDPR,
         place="Art. 30(1)(d), (e)",
         asks="recipients; transfers to third countries and their safeguards",
-        evidence="every answer that was released, and that it went to a pinned key",
+        evidence="every answer recorded as released, with the key of its recipient",
         missing="where the holder of that key is, and who was given the model afterwards",
     ),
     Requirement(
@@ -76,14 +76,14 @@ MAPPING: Final[tuple[Requirement, ...]] = (
         source=GDPR,
         place="Art. 35(7)(c)",
         asks="an assessment of the risks to the rights and freedoms of data subjects",
-        evidence="an upper bound of what anybody can learn about one patient from what was released",
+        evidence="an upper bound on how much everything that was released can depend on one patient",
         missing="other risks: bias, wrong predictions, breaches inside a hospital; whether this bound is low enough",
     ),
     Requirement(
         source=GDPR,
         place="Art. 35(7)(d)",
         asks="measures envisaged to address the risks, and mechanisms to demonstrate compliance",
-        evidence="the measures were in force for every entry, and somebody else has recomputed that: this report",
+        evidence="every recorded entry kept the rules of the ledger, as somebody else has recomputed: this report",
         missing="that the data processed is anonymous (recital 26): a bound of ε is not by itself anonymity in law",
     ),
     Requirement(
