@@ -23,6 +23,7 @@ from fedtwin_shared.ledger.renyi import (
     SLACK,
     Curve,
     conversion_gain,
+    keep_slack,
     price_uses,
     round_up,
 )
@@ -32,6 +33,7 @@ def compute_budget(epsilon: Decimal, delta: Decimal, *, order: int) -> int:
     """Return B = ε - ln(1 - 1/α) + (ln δ + ln α) / (α - 1) in nano-RDP, rounded down; below 0: nothing is possible.
 
     - nano-RDP up to B at this order convert to at most ε
+    - δ in it is `delta` less the slack of real noise
     """
     with localcontext(ARITHMETIC):
         budget = (epsilon + conversion_gain(order, delta)) * NANO - SLACK
@@ -62,13 +64,14 @@ def read_odometer(spent: Curve, *, order: int, delta: Decimal) -> Decimal:
     at all times at once (Ville 1939; Lécuyer, arXiv 2103.01379, §4 for the Rényi odometer).
 
     - nothing spent: 0
+    - δ in it is `delta` less the slack of real noise
     """
     if not any(spent):
         return Decimal(0)
     with localcontext(ARITHMETIC):
-        other = Decimal(1) / (2 * (len(ORDERS) - 1))
+        other, kept = Decimal(1) / (2 * (len(ORDERS) - 1)), keep_slack(delta)
         bounds = (
-            Decimal(nano) / NANO - ((Decimal("0.5") if alpha == order else other) * delta).ln() / (alpha - 1)
+            Decimal(nano) / NANO - ((Decimal("0.5") if alpha == order else other) * kept).ln() / (alpha - 1)
             for alpha, nano in zip(ORDERS, spent, strict=True)
         )
         return round_up(min(bounds))

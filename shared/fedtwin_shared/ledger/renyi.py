@@ -17,7 +17,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Final
 
+from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.ledger.mechanism import DiscreteLaplace, Gaussian, Mechanism, NotPrivate, PoissonGaussian, Use
+from fedtwin_shared.privacy import DELTA_SLACK
 
 ORDERS: Final[tuple[int, ...]] = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256)
 NANO: Final = 10**9
@@ -26,6 +28,8 @@ ARITHMETIC: Final = Context(
 )
 # Far above the error of 60 digits after 100,000 operations on numbers up to 1e9, far below a nano.
 SLACK: Final = Decimal("1e-30")
+
+DELTA_KEPT: Final = Decimal(repr(DELTA_SLACK))
 
 Curve = tuple[int, ...]  # nano-RDP at each of `ORDERS`
 
@@ -77,10 +81,23 @@ def convert_to_epsilon(nano: int, *, order: int, delta: Decimal) -> Decimal:
 
 
 def conversion_gain(order: int, delta: Decimal) -> Decimal:
-    """Return RDP minus ε at this order and δ: (ln δ + ln α) / (α - 1) - ln(1 - 1/α); negative at small δ."""
+    """Return RDP minus ε at this order and δ: (ln δ + ln α) / (α - 1) - ln(1 - 1/α); negative at small δ.
+
+    - δ here is `delta` less the slack of real noise
+    """
     with localcontext(ARITHMETIC):
         alpha = Decimal(order)
-        return (delta.ln() + alpha.ln()) / (alpha - 1) - (1 - 1 / alpha).ln()
+        return (keep_slack(delta).ln() + alpha.ln()) / (alpha - 1) - (1 - 1 / alpha).ln()
+
+
+def keep_slack(delta: Decimal) -> Decimal:
+    """Return the δ at which a ledger converts, so that its claim holds at `delta` with the noise that is drawn in fact.
+
+    See `privacy.DELTA_SLACK`. Raises `VerificationError` when nothing would be left.
+    """
+    if not DELTA_KEPT < delta < 1:
+        raise VerificationError(field="delta", expected=f"above {DELTA_KEPT} and below 1", found=f"{delta}")
+    return delta - DELTA_KEPT
 
 
 def round_up(value: Decimal) -> Decimal:

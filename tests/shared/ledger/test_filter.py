@@ -18,6 +18,7 @@ from fedtwin_shared.ledger.plan_price import price_plan
 from fedtwin_shared.ledger.renyi import ORDERS, convert_to_epsilon, price_of, price_uses
 
 DELTA = Decimal("0.000001")
+KEPT = 1e-6 - 1e-9  # what is left of it beside the slack of real noise
 
 
 def steps(rate: str, noise: str, count: int) -> Use:
@@ -38,7 +39,7 @@ def test_the_conversion_is_the_published_one() -> None:
     """Against dp-accounting at a single order: 2 billion nano-RDP at order 5."""
     accountant = rdp.RdpAccountant(orders=[5])
     accountant.compose(dp_accounting.GaussianDpEvent(math.sqrt(5 / 4)))
-    expected = accountant.get_epsilon(1e-6)
+    expected = accountant.get_epsilon(KEPT)
     assert math.isclose(convert_to_epsilon(2_000_000_000, order=5, delta=DELTA), expected, rel_tol=1e-9)
 
 
@@ -93,10 +94,21 @@ def test_the_odometer_by_hand(own: int) -> None:
     curve = price_of(Gaussian(noise_multiplier=Decimal(2)))
     assert curve is not None
     by_hand = min(
-        order / 8 - math.log((0.5 if order == own else 0.5 / (len(ORDERS) - 1)) * 1e-6) / (order - 1)
+        order / 8 - math.log((0.5 if order == own else 0.5 / (len(ORDERS) - 1)) * KEPT) / (order - 1)
         for order in ORDERS
     )
     assert math.isclose(read_odometer(curve, order=own, delta=DELTA), by_hand, abs_tol=2e-9)
+
+
+@pytest.mark.parametrize("delta", ["0.000000001", "0.0000000001", "1"])
+def test_a_delta_that_the_slack_uses_up_is_no_claim(delta: str) -> None:
+    for convert in (
+        lambda: compute_budget(Decimal(8), Decimal(delta), order=4),
+        lambda: convert_to_epsilon(1, order=4, delta=Decimal(delta)),
+        lambda: read_odometer((1,) * len(ORDERS), order=4, delta=Decimal(delta)),
+    ):
+        with pytest.raises(VerificationError, match="delta"):
+            convert()
 
 
 def test_a_plan_is_priced_by_its_privacy_loss() -> None:
