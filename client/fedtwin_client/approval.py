@@ -7,25 +7,38 @@ with the minimum and then forgotten: neither a message nor the attestation holds
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from fedtwin_client.cohort import Cohort, form_cohort, missing_columns
 from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.gate import Gate, open_gate
+from fedtwin_client.hospital_ledger import digest_code, note_refusal
+from fedtwin_client.ledger_journal import read_ledger
 from fedtwin_client.policy import SitePolicy
+from fedtwin_client.policy_signature import open_policy
 from fedtwin_client.quarantine import Tally
 from fedtwin_client.reader import read_hospital
+from fedtwin_client.review import StudyCosts, describe_collusion, describe_costs
 from fedtwin_client.spending import StudySpending, describe_spending
+from fedtwin_client.spending_limits import SpendingLimits, cost_blocks
 from fedtwin_client.studies import open_studies, read_study
 from fedtwin_shared.documents import SignedStudy
 from fedtwin_shared.errors import FedtwinError
+from fedtwin_shared.ledger.study_programme import plan_programme
 from fedtwin_shared.privacy import CAVEAT, accounted_delta, compute_epsilon
-from fedtwin_shared.round import Task, declared_arrays
-from fedtwin_shared.study import Study
+from fedtwin_shared.round import RefusalCode, Task, declared_arrays
+from fedtwin_shared.signing import digest
+from fedtwin_shared.study import Study, columns_read
+
+NO_LEDGER: Final = (
+    ("what is left", "unknown: this hospital has no ledger, so nothing adds up what a patient pays in all studies"),
+)
 
 
 class ApprovalError(FedtwinError):
@@ -42,31 +55,105 @@ class Request:
     tallies: tuple[Tally, ...]
 
 
-def examine_study(directory: HospitalDirectory, file: Path) -> Request:
+def examine_study(
+    directory: HospitalDirectory, file: Path, *, now: float | None = None, despite_refusal: bool = False
+) -> Request:
     """Return what the signed study in `file` asks of this hospital.
 
     Raises `ConfigurationError`, `VerificationError`, `DataError` or `ApprovalError` unless
       (1) the pinned coordinator signed it;
       (2) this hospital takes part, under its own key;
-      (3) the hospital's policy permits it;
-      (4) its data can be read, and enough patients belong to the cohort.
+      (3) the hospital's policy is in force and permits it;
+      (4) some patients could pay for all of it within the policy's year and lifetime, by the ledger;
+      (5) the hospital did not refuse it before, or thinks again;
+      (6) its data can be read, and enough patients belong to the cohort.
     """
     # (1)
     signed = read_study(file, coordinator=directory.config.coordinator.public_key)
     # (2)
-    check_part(signed, open_gate(directory), file=file)
+    gate = open_gate(directory)
+    check_part(signed, gate, file=file)
     # (3)
-    check_policy(signed.study, directory.config.policy, file=file)
+    policy = open_policy(directory, gate).verify()
+    check_policy(signed.study, policy, file=file)
     # (4)
+    costs = price_study(directory, signed, now=time.time() if now is None else now)
+    check_costs(costs, SpendingLimits.of(policy), file=file)
+    # (5)
+    if not despite_refusal:
+        check_not_refused(directory, signed, file=file)
+    # (6)
     records = read_hospital(directory.data, quarantine=directory.quarantine)
     cohort = form_cohort(records, signed.study, directory.config.name)
-    check_cohort(cohort, signed.study, directory.config.policy, file=file)
+    check_cohort(cohort, signed.study, policy, file=file)
+    others = describe_others(describe_spending(directory), signed.study.digest)
     return Request(
         signed=signed,
-        words=(*describe_request(signed.study), *describe_others(describe_spending(directory), signed.study.digest)),
+        words=(
+            *describe_request(signed.study),
+            *describe_collusion(signed.study),
+            *(NO_LEDGER if costs is None else describe_costs(costs, SpendingLimits.of(policy))),
+            *others,
+            ("code", "this hospital's own program; none of the coordinator's runs here"),
+            ("code digest", digest_code()),
+        ),
         missing=missing_columns(records, signed.study),
         tallies=records.tallies,
     )
+
+
+def price_study(directory: HospitalDirectory, signed: SignedStudy, *, now: float) -> StudyCosts | None:
+    """Return what the whole plan would cost every block of patients; None: the hospital has no ledger.
+
+    Raises `JournalError`.
+    """
+    state = read_ledger(directory.ledger)
+    if state is None:
+        return None
+    programme = plan_programme(signed.study, plan=digest(signed.envelope))
+    parts = {part.name: part.programme for part in programme.parts}
+    before = cost_blocks(state, signed.study.digest, dict.fromkeys(parts, ()), now=now)
+    return StudyCosts(before=before or (), after=cost_blocks(state, signed.study.digest, parts, now=now))
+
+
+def check_costs(costs: StudyCosts | None, limits: SpendingLimits, *, file: Path) -> None:
+    """Raise `ApprovalError` where no block of some part of the study could pay for all of it."""
+    if costs is None:
+        return
+    for part in sorted({cost.part for cost in costs.before}):
+        of_part = [cost for cost in costs.after or () if cost.part == part]
+        if not any(cost.within(limits) for cost in of_part):
+            least = f"{min(cost.year for cost in of_part):.3f}" if of_part else "∞"
+            raise ApprovalError(
+                file=file,
+                field="policy.maximum_epsilon_year, maximum_epsilon_lifetime",
+                expected=f"at most {limits.year:f} and {limits.lifetime:f} for {part} patients",
+                found=f"{least} at least, by the ledger",
+            )
+
+
+def check_not_refused(directory: HospitalDirectory, signed: SignedStudy, *, file: Path) -> None:
+    """Raise `ApprovalError` for a study that this hospital refused."""
+    if open_studies(directory, open_gate(directory)).is_refused(signed.study.digest):
+        raise ApprovalError(
+            file=file,
+            field="study",
+            expected="one that this hospital did not refuse, or --despite-refusal",
+            found="a refused one",
+        )
+
+
+def refuse_study(directory: HospitalDirectory, file: Path) -> Path:
+    """Refuse a study for good: sign the refusal, remember it, withdraw an approval; the file of the refusal.
+
+    Raises `ConfigurationError`, `VerificationError`, `JournalError`.
+
+    - a hospital may refuse what it could not approve: only the coordinator's signature is checked
+    """
+    signed = read_study(file, coordinator=directory.config.coordinator.public_key)
+    refusal = open_studies(directory, open_gate(directory)).refuse(signed)
+    note_refusal(directory, signed.envelope, RefusalCode.STUDY_REFUSED)
+    return refusal
 
 
 def approve_study(directory: HospitalDirectory, request: Request) -> None:
@@ -104,9 +191,8 @@ def check_cohort(cohort: Cohort, study: Study, policy: SitePolicy, *, file: Path
 def describe_request(study: Study) -> tuple[tuple[str, str], ...]:
     """Return what the study asks of a hospital, as (subject, words)."""
     features, privacy, training = study.features, study.privacy, study.training
-    columns = [study.outcome, *(fact.signal for fact in features.facts), *features.categories]
-    columns += [*study.cohort.requires, *study.evaluation.subgroups]
     series = [part.signal for part in features.series]
+    columns = [name for name in columns_read(study) if name not in series]
     parameters = declared_arrays(study, Task.TRAIN)
     numbers = sum(int(np.prod(shape)) for shape in parameters.values())
     histogram = " × ".join(str(size) for size in next(iter(declared_arrays(study, Task.EVALUATE).values())))
@@ -115,10 +201,11 @@ def describe_request(study: Study) -> tuple[tuple[str, str], ...]:
     trained = compute_epsilon([study.training_event(steps)], delta=delta)
     tested = compute_epsilon([study.evaluation_event(releases)], delta=delta)
     return (
-        ("study", f"{study.name}, version {study.version}, digest {study.digest}"),
+        ("study", f"{study.name}, version {study.version}"),
+        ("study digest", study.digest),
         ("question", study.question),
         ("patients", _describe_patients(study)),
-        ("columns read", ", ".join(dict.fromkeys(columns))),
+        ("columns read", ", ".join(columns)),
         ("series read", ", ".join(series) if series else "none"),
         ("time read", f"{features.windows} window(s) of {features.window_hours:g} h from admission"),
         (
@@ -156,7 +243,7 @@ def describe_others(spending: Sequence[StudySpending], digest: str) -> tuple[tup
         name = f"{row.name} version {row.version}" if row.name else f"study {row.digest[:12]}"
         price = f"ε = {row.price:.3f} at δ = {row.delta:g}" if row.price is not None else "price unknown"
         words.append(f"{name} ({row.state}): {price}")
-    return tuple(("already approved here" if n == 0 else "", line) for n, line in enumerate(words))
+    return tuple(("approved here" if n == 0 else "", line) for n, line in enumerate(words))
 
 
 def _describe_patients(study: Study) -> str:

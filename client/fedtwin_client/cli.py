@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from fedtwin_client import conformance_cli, ledger_cli, policy_cli, store_cli
+from fedtwin_client import conformance_cli, ledger_cli, policy_cli, store_cli, study_cli
 from fedtwin_client.ingest import device_cli
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ app.add_typer(policy_cli.app, name="policy")
 app.add_typer(device_cli.app, name="device")
 app.command()(store_cli.forget)
 app.command()(store_cli.export)
+app.command()(study_cli.review)
+app.command()(study_cli.approve)
+app.command()(study_cli.refuse)
 app.command()(conformance_cli.conformance)
 app.command()(ledger_cli.begin_ledger)
 app.command()(ledger_cli.checkpoint)
@@ -128,40 +130,6 @@ def check(directory: Directory) -> None:
     if not any(tally.file.startswith("observations") for tally in records.tallies):
         console.print("no observations file: only studies of facts known at admission are possible")
     console.print(f"{hospital.config.name}: configuration, keys and data can be read")
-
-
-@app.command()
-def approve(
-    directory: Directory,
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="the signed study, study.signed.json")],
-    yes: Annotated[bool, typer.Option("--yes", help="approve without being asked")] = False,
-) -> None:
-    """Verify a signed study, show what it asks of this hospital's patients, and approve it."""
-    from fedtwin_client.approval import ApprovalError, approve_study, examine_study
-    from fedtwin_client.config import read_directory
-    from fedtwin_client.hospital_ledger import note_refusal
-    from fedtwin_shared.round import RefusalCode
-
-    hospital = read_directory(directory)
-    try:
-        request = examine_study(hospital, study)
-    except ApprovalError as err:
-        unattested = err.field == "cohort"
-        note_refusal(
-            hospital, study.read_bytes(), RefusalCode.COHORT_NOT_ATTESTED if unattested else RefusalCode.POLICY
-        )
-        raise
-    table = Table(title=f"what {study.name} asks of {hospital.config.name}", show_header=False)
-    for subject, words in request.words:
-        table.add_row(subject, Text(words))  # not markup: a study's words come from outside
-    if request.missing:
-        table.add_row("not in your files", ", ".join(request.missing))
-    Console().print(table)
-    if not (yes or typer.confirm("Approve this study?")):
-        typer.echo("not approved")
-        raise typer.Exit(1)
-    approve_study(hospital, request)
-    typer.echo(f"approved; withdraw it by removing {hospital.studies / request.signed.study.digest}")
 
 
 @app.command()

@@ -50,9 +50,10 @@ class SpendingLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockCost:
-    """What a block's patients would have paid after something more: ε of the last 365 days, and of their lifetime."""
+    """What a block's patients in a part of a study would have paid: ε of the last 365 days, and of their lifetime."""
 
     block: str
+    part: str
     year: Decimal
     lifetime: Decimal
 
@@ -78,7 +79,7 @@ def cost_blocks(state: LedgerState, study: str, parts: Parts, *, now: float) -> 
                 continue
             lifetime, year = _total(block.spent, price), _total(recent[name], price)
             read = partial(read_odometer, order=claim.order, delta=claim.delta)
-            costs.append(BlockCost(block=name, year=read(year), lifetime=read(lifetime)))
+            costs.append(BlockCost(block=name, part=part, year=read(year), lifetime=read(lifetime)))
     return tuple(costs)
 
 

@@ -16,13 +16,15 @@ from typing import Final
 from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.gate import Gate
 from fedtwin_shared.documents import SignedStudy, verify_study
-from fedtwin_shared.durable import create_file
+from fedtwin_shared.durable import create_file, replace_file
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.roster import Roster
+from fedtwin_shared.round import RefusalCode
 from fedtwin_shared.study import Study
 
 STUDY_FILE: Final = "study.signed.json"
 ATTESTATION_FILE: Final = "attestation.json"
+REFUSALS: Final = "refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,25 @@ class StudyFolder:
         create_file(drafted / ATTESTATION_FILE, self._gate.attest(digest))
         create_file(drafted / STUDY_FILE, signed.envelope)
         drafted.rename(final)
+        self._refusal(digest).unlink(missing_ok=True)  # a crash before this leaves an approved study, which it is
         self._verified.pop(digest, None)
+
+    def refuse(self, signed: SignedStudy) -> Path:
+        """Sign a refusal of a verified study and keep it, durably; an approval of it ends first. Return its file."""
+        digest = signed.study.digest
+        shutil.rmtree(self._folder / digest, ignore_errors=True)
+        self._verified.pop(digest, None)
+        file = self._refusal(digest)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(file, self._gate.refuse(signed.envelope, RefusalCode.STUDY_REFUSED))
+        return file
+
+    def is_refused(self, digest: str) -> bool:
+        """Return whether this hospital refused the study and did not approve it since."""
+        return self._refusal(digest).is_file()
+
+    def _refusal(self, digest: str) -> Path:
+        return self._folder / REFUSALS / f"{digest}.json"
 
     def _verify(self, digest: str) -> ApprovedStudy:
         file = self._folder / digest / STUDY_FILE
