@@ -35,6 +35,7 @@ MAXIMUM_PATIENTS: Final = 2**28  # in one sum
 CLIPS: Final = (1e-6, 1e6)  # smallest and largest clip, as the study has them
 MAXIMUM_NOISE: Final = 1e6  # multiplier, as the study has it
 LANES: Final = 8  # partial sums of a squared norm: one order of additions in both forms
+NOISE_REACH: Final = 13.4  # standard deviations; `KeyStream.gaussians` ends before
 # Of a norm: float64 sums of at most 2^22 / LANES squares a lane are this close from below.
 NORM_MARGIN: Final = 1 + 2.0**-30
 
@@ -66,6 +67,15 @@ def noise_deviation(dimension: int, *, noise_multiplier: float) -> float:
     - divided by the sensitivity it is never below the plan's multiplier
     """
     return math.nextafter(noise_multiplier * math.nextafter(sensitivity(dimension), math.inf), math.inf)
+
+
+def largest_coordinate(dimension: int, *, patients: int, noise_multiplier: float) -> int:
+    """Return the largest absolute value that a coordinate of a sum with noise can have, in grid units.
+
+    - no sample of at most that many patients, and no draw of the noise, goes beyond it
+    """
+    noise = NOISE_REACH * noise_deviation(dimension, noise_multiplier=noise_multiplier) if noise_multiplier else 0.0
+    return patients * (UNITS + 1) + math.ceil(noise) + 1
 
 
 def scale(clip: float) -> float:

@@ -78,8 +78,7 @@ class PrivateStep:
 
     def __call__(self, batch: Batch) -> None:
         """Change the network's parameters in place."""
-        total = self.sum_patients(batch)
-        total += grid.draw_noise(self._stream, self._dimension, deviation=self._deviation)
+        total = self.sum_with_noise(batch)
         mean = torch.from_numpy((total / (grid.scale(self._clip) * self._expected)).astype(np.float32))
         start = 0
         for parameter in self._parameters:
@@ -87,6 +86,12 @@ class PrivateStep:
             start += parameter.numel()
         self._before()
         self._optimizer.step()
+
+    def sum_with_noise(self, batch: Batch) -> grid.Total:
+        """Return the sum with this step's noise, i64[d] in grid units: what may be released, or masked and added up."""
+        total = self.sum_patients(batch)
+        total += grid.draw_noise(self._stream, self._dimension, deviation=self._deviation)
+        return total
 
     def sum_patients(self, batch: Batch) -> grid.Total:
         """Return the sum of the patients' clipped gradients before noise, i64[d] in grid units; it stays here."""

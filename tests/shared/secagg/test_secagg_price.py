@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fedtwin_shared.privacy import Mechanism, PrivacyEvent, compute_epsilon
+from fedtwin_shared.secagg.price import price_at_hospitals
+
+DELTA = 1e-6
+STEPS = PrivacyEvent(mechanism=Mechanism.POISSON_GAUSSIAN, noise_multiplier=1.6, sampling_rate=0.05, count=300)
+
+
+def test_one_hospital_costs_what_a_step_costs_and_two_more_than_twice_that() -> None:
+    # The figures of the design review: 3.0 and 6.6.
+    one, two = (price_at_hospitals(STEPS, hospitals=hospitals, delta=DELTA) for hospitals in (1, 2))
+    assert one == pytest.approx(2.995, abs=0.01)
+    assert two == pytest.approx(6.567, abs=0.01)
+    assert two > 2 * one
+
+
+def test_without_sampling_it_is_the_gaussian_with_that_many_times_the_shift() -> None:
+    # Exact: Balle, Wang (ICML 2018), theorem 8, of noise σ/k, by dp-accounting's own function.
+    event = PrivacyEvent(mechanism=Mechanism.POISSON_GAUSSIAN, noise_multiplier=8.0, count=1)
+    half = PrivacyEvent(mechanism=Mechanism.GAUSSIAN, noise_multiplier=4.0)
+    found = price_at_hospitals(event, hospitals=2, delta=DELTA)
+    assert found == pytest.approx(compute_epsilon([half], delta=DELTA), abs=2e-3)
+
+
+def test_nothing_costs_nothing_and_no_noise_everything() -> None:
+    nothing = PrivacyEvent(mechanism=Mechanism.POISSON_GAUSSIAN, noise_multiplier=1.0, count=0)
+    assert price_at_hospitals(nothing, hospitals=2, delta=DELTA) == 0
+    plain = PrivacyEvent(mechanism=Mechanism.NOT_PRIVATE, noise_multiplier=0.0)
+    assert price_at_hospitals(plain, hospitals=1, delta=DELTA) == math.inf
+    with pytest.raises(ValueError, match="hospitals"):
+        price_at_hospitals(STEPS, hospitals=0, delta=DELTA)
