@@ -32,7 +32,7 @@ from fedtwin_shared.ledger.mechanism import (
 from fedtwin_shared.ledger.named_documents import NamedDocuments, read_documents
 from fedtwin_shared.ledger.pins import PinnedKeys
 from fedtwin_shared.ledger.plan_price import price_plan
-from fedtwin_shared.ledger.renyi import price_of
+from fedtwin_shared.ledger.renyi import keep_slack, price_of
 from fedtwin_shared.ledger.spending_history import SpendingHistory
 from fedtwin_shared.ledger.verification import VerifiedBundle, VerifiedLog
 
@@ -62,8 +62,8 @@ ASSUMPTIONS: Final = (
     "Readmitted and unknown patients are charged as the one who spent most. Which patient is in which block stays in "
     "the hospital, which commits to it by a keyed digest; only who has that key can check it: this report did not.",
     "Who is in a cohort depends on each patient's own record and on public facts only, never on other patients.",
-    "The noise is the ideal one. What separates it from the noise that is drawn is bounded in the program (at most "
-    "1e-9 of δ for each study, for the sizes stated there) and is not part of the δ above.",
+    "What separates the noise that is drawn from the ideal one stays within 1e-9 of the δ above, which is kept back "
+    "for it; the program says for how many numbers and steps that is enough (privacy.DELTA_SLACK).",
     "Timing, logs, and files that leave a hospital in any other way than as a release of this ledger tell nothing.",
 )
 IMPLEMENTATION: Final = (
@@ -223,7 +223,7 @@ def _describe_part(part: Part, account: StudyAccount, state: LedgerState) -> Jso
 
 def _price_plan(part: Part, state: LedgerState) -> str | None:
     try:
-        return format_plan(price_plan(part.programme, delta=state.in_force.delta))
+        return format_plan(price_plan(part.programme, delta=keep_slack(state.in_force.delta)))
     except Exception:  # parameters are a stranger's, and the second accountant has limits of its own: no figure then
         return None
 
