@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedtwin_client import conformance_cli, ledger_cli, policy_cli, store_cli, study_cli
+from fedtwin_client import conformance_cli, demo_cli, gateway_cli, ledger_cli, policy_cli, store_cli, study_cli
 from fedtwin_client.ingest import device_cli
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ app.add_typer(policy_cli.app, name="policy")
 app.add_typer(device_cli.app, name="device")
 app.command()(store_cli.forget)
 app.command()(store_cli.export)
+app.command()(gateway_cli.gateway)
+app.command()(gateway_cli.gateway_init)
+app.command()(demo_cli.demo)
 app.command()(study_cli.review)
 app.command()(study_cli.approve)
 app.command()(study_cli.refuse)
@@ -155,10 +158,11 @@ def status(
     directory: Directory,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
-    """Show what each study has spent of its plan; also while the node runs."""
+    """Show what each study has spent of its plan, and what the gateway has counted; also while they run."""
     from fedtwin_client.config import read_directory
     from fedtwin_client.gate import open_gate
     from fedtwin_client.hospital_ledger import describe_lifetime
+    from fedtwin_client.ingest.state import read_state
     from fedtwin_client.spending import describe_spending
     from fedtwin_shared.privacy import CAVEAT
 
@@ -170,6 +174,8 @@ def status(
         shown["studies"] = [asdict(row) for row in rows]
         if lifetime is not None:
             shown["lifetime"] = asdict(lifetime)
+        if (gateway := read_state(hospital)) is not None:
+            shown["gateway"] = gateway
         typer.echo(json.dumps(shown, indent=2, default=str))
         return
     table = Table(title=f"{hospital.config.name}: spent ({CAVEAT})")
@@ -182,6 +188,7 @@ def status(
     Console().print(table)
     if lifetime is not None:
         _show_lifetime(lifetime)
+    gateway_cli.show_gateway(Console(), read_state(hospital))
 
 
 def _show_lifetime(lifetime: Lifetime) -> None:

@@ -69,8 +69,43 @@ class PerformanceTable(_Table):
     poll_seconds: Annotated[float, Field(ge=0.01, le=3.0)]
 
 
+class GatewayTable(_Table):
+    """Where devices and feeds come in; what has no address is not opened.
+
+    mllp, fhir, grpc: host and port to listen on. mllp_feed: the device that everybody is who reaches an MLLP port
+    without TLS, which must be on loopback. broker: host and port of the MQTT broker to subscribe at. tls: folder of
+    certificates. keep_days, keep_aside_days: how long observations, and readings that were set aside, are kept.
+    """
+
+    tls: File
+    mllp: Address | None = None
+    mllp_feed: Annotated[str, Field(min_length=1)] | None = None
+    fhir: Address | None = None
+    grpc: Address | None = None
+    broker: Address | None = None
+    keep_days: Annotated[int, Field(ge=1)]
+    keep_aside_days: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> GatewayTable:
+        host = (self.mllp or "").rpartition(":")[0]
+        require(
+            self.mllp_feed is None or host in ("127.0.0.1", "localhost"),
+            field="mllp",
+            expected="a loopback address, as mllp_feed trusts whoever reaches it",
+            found=repr(self.mllp),
+        )
+        return self
+
+
+class StoreTable(_Table):
+    """Where observations are kept: `postgresql` is libpq's own form, without a password; else a file of the node."""
+
+    postgresql: Annotated[str, Field(min_length=1)] | None = None
+
+
 class SiteConfig(_Table):
-    """The whole of `hospital.toml`. Unknown keys are refused, none has a default."""
+    """The whole of `hospital.toml`. Unknown keys are refused; `gateway` and `store` may be absent, nothing else."""
 
     name: Name
     data: DataTable
@@ -79,6 +114,8 @@ class SiteConfig(_Table):
     policy: SitePolicy
     ports: PortsTable
     performance: PerformanceTable
+    gateway: GatewayTable | None = None
+    store: StoreTable = StoreTable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +179,11 @@ class HospitalDirectory:
     def store(self) -> Path:
         """Observations that ingest took in, encrypted, and their keys."""
         return self.root / "store"
+
+    @property
+    def gateway_state(self) -> Path:
+        """What the running gateway says of itself, once a second."""
+        return self.node / "gateway.json"
 
     @property
     def logs(self) -> Path:

@@ -152,7 +152,9 @@ def render_unit(name: str, place: Place) -> str:
     """Return the systemd unit."""
     # A leading "-": systemd starts the unit also while the folder is not there, and `check` says so in better words.
     paths = {"directory": str(place.directory), "data": f"-{place.data}", "executable": str(place.executable)}
-    return _render(UNIT_FILE, {"name": name, "user": place.user, **{key: _quote(path) for key, path in paths.items()}})
+    return _render(
+        UNIT_FILE, {"name": name, "user": place.user, **{key: quote_path(path) for key, path in paths.items()}}
+    )
 
 
 def render_compose(health_port: int, place: Place) -> str:
@@ -172,8 +174,8 @@ def _or(given: float | None, otherwise: float) -> float:
     return otherwise if given is None else given
 
 
-def _quote(path: str) -> str:
-    """A path as systemd reads it: % starts a specifier, a space ends a word."""
+def quote_path(path: str) -> str:
+    """Return a path as systemd reads it: % starts a specifier, a space ends a word."""
     text = path.replace("%", "%%")
     return json.dumps(text) if any(character in text for character in " \"'\\") else text
 

@@ -28,9 +28,9 @@ def describe() -> None:
 def check(directory: Directory) -> None:
     """Decrypt every block, set aside what is damaged, and say what was found; exit with 1 when something is missing."""
     from fedtwin_client.config import read_directory
-    from fedtwin_client.store.block_store import open_store
+    from fedtwin_client.store.opening import open_hospital_store
 
-    with open_store(read_directory(directory).store) as opened:
+    with open_hospital_store(read_directory(directory)) as opened:
         report, patients = opened.report, len(opened.patients())
     typer.echo(f"whole: {report.rows} observations of {patients} patients in {report.blocks} blocks")
     for repair in report.repairs:
@@ -51,10 +51,10 @@ def drop(
 ) -> None:
     """Delete the observations that are older, for good: whole blocks of four hours, so none that is younger."""
     from fedtwin_client.config import read_directory
-    from fedtwin_client.store.block_store import open_store
+    from fedtwin_client.store.opening import open_hospital_store
 
     limit = datetime.now(UTC) - timedelta(days=older_than)
-    with open_store(read_directory(directory).store, check=False) as opened:
+    with open_hospital_store(read_directory(directory), check=False) as opened:
         count = opened.drop_before(int(limit.timestamp() * 1000))
     typer.echo(f"dropped: {count} observations from before {limit.isoformat(timespec='minutes')}")
 
@@ -66,16 +66,14 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="forget without being asked")] = False,
 ) -> None:
     """Destroy patients' keys and everything the node holds of them, for ever. New rows of them are refused."""
+    from fedtwin_client import forgetting
     from fedtwin_client.config import read_directory
-    from fedtwin_client.store.block_store import open_store
 
     hospital, ids = read_directory(directory), _read_ids(patient, file)
     if not (yes or typer.confirm(f"Forget {len(ids)} patient(s) for ever?")):
         typer.echo("nothing was forgotten")
         raise typer.Exit(1)
-    with open_store(hospital.store, check=False) as opened:
-        known = sum(opened.forget(one) for one in ids)
-    hospital.quarantine.unlink(missing_ok=True)  # it may quote rows of theirs; the next check writes it again
+    known = forgetting.forget(hospital, ids)
     typer.echo(f"forgotten: {len(ids)}; of these the store had a key for {known}")
     typer.echo(f"replace any spare copy of the site key in {hospital.store / 'keys'}: the old one opens nothing here")
     typer.echo(f"files that the hospital itself keeps in {hospital.data} are its own to delete")
@@ -89,14 +87,17 @@ def export(
 ) -> None:
     """Write everything the store holds of one patient as a FHIR R4 Bundle."""
     from fedtwin_client.config import read_directory
-    from fedtwin_client.store.block_store import open_store
+    from fedtwin_client.ingest.control import ask
     from fedtwin_client.store.export import export_patient
+    from fedtwin_client.store.opening import open_hospital_store
 
     hospital, ids = read_directory(directory), _read_ids(patient, file)
     if len(ids) != 1:
         raise ConfigurationError(file=file or "", field="patient", expected="one patient", found=str(len(ids)))
-    with open_store(hospital.store, check=False) as opened:
-        count = export_patient(opened, ids[0], output, now=datetime.now(UTC))
+    count = ask(hospital.node, {"export": ids[0], "output": str(output.resolve())})
+    if count is None:
+        with open_hospital_store(hospital, check=False) as opened:
+            count = export_patient(opened, ids[0], output, now=datetime.now(UTC))
     typer.echo(f"{output}: {count} observations")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,10 +20,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedtwin_shared.durable import create_file
+from fedtwin_shared.durable import create_file, replace_file
 from fedtwin_shared.errors import ConfigurationError
 
 AUTHORITY_DAYS: Final = 3650
+CRL_DAYS: Final = 3650  # a list is written at each revocation; a broker refuses everybody once its list has run out
 SERVER_DAYS: Final = 397  # just above a year, the longest that browsers take, so that renewal is a yearly habit
 BACKDATED: Final = dt.timedelta(hours=1)  # a hospital's clock may be behind
 
@@ -64,6 +65,48 @@ def issue_server_certificate(
 
     - it is valid for its names only, for serving only, and never longer than its authority
     """
+    _issue(identity, authority, names=names, now=now, days=days, usage=ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+def issue_client_certificate(
+    identity: Identity, authority: Identity, *, name: str, now: dt.datetime, days: int = SERVER_DAYS
+) -> None:
+    """Write the key and certificate of whoever dials a server: `name` is its common name. Raises as for a server.
+
+    - it is valid for dialling only, and never longer than its authority
+    """
+    _issue(identity, authority, names=(name,), now=now, days=days, usage=ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+def write_revocations(path: Path, authority: Identity, *, serials: Iterable[int], now: dt.datetime) -> None:
+    """Write the authority's list of revoked certificates (RFC 5280 §5), PEM, whole or not at all."""
+    key, certificate = _load_authority(authority)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(certificate.subject)
+        .last_update(now - BACKDATED)
+        .next_update(now + dt.timedelta(days=CRL_DAYS))
+    )
+    for serial in serials:
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(revoked)
+    replace_file(path, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def expires_at(certificate: Path) -> dt.datetime:
+    """Return when a PEM certificate ends, in UTC. Raises `ConfigurationError`."""
+    return _load_certificate(certificate).not_valid_after_utc
+
+
+def _issue(
+    identity: Identity,
+    authority: Identity,
+    *,
+    names: Sequence[str],
+    now: dt.datetime,
+    days: int,
+    usage: x509.ObjectIdentifier,
+) -> None:
     authority_key, authority_certificate = _load_authority(authority)
     if not now + dt.timedelta(days=days) <= authority_certificate.not_valid_after_utc:
         ends = authority_certificate.not_valid_after_utc.date().isoformat()
@@ -74,7 +117,7 @@ def issue_server_certificate(
         _builder(_name(names[0]), authority_certificate.subject, key.public_key(), now=now, days=days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier), critical=False
@@ -85,11 +128,6 @@ def issue_server_certificate(
     identity.private_key.unlink(missing_ok=True)
     _write_key(identity.private_key, key)
     identity.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def expires_at(certificate: Path) -> dt.datetime:
-    """Return when a PEM certificate ends, in UTC. Raises `ConfigurationError`."""
-    return _load_certificate(certificate).not_valid_after_utc
 
 
 def _builder(

@@ -3,7 +3,8 @@
 Design note: stock limits drop what a slow subscriber has not fetched (`max_queued_messages` is 1,000) and "unlimited"
 ones stall, so every limit is stated. A device is the common name of its certificate and may write under its own topic
 only. What the broker has acknowledged and not delivered survives its own restart; saving on every change would cost
-most of its speed, so a kill of the broker itself loses at most what came in the second before.
+most of its speed, so a kill of the broker itself loses at most what came in the second before, which a device knows by
+the receipts that it did not get (`mqtt`).
 Source: mosquitto.conf(5), mosquitto 2.0.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 TOPICS: Final = ("senml", "packed")
+ANSWERS: Final = ("receipts", "errors")
 GATEWAY: Final = "gateway"  # common name of the subscriber's own certificate
 IN_FLIGHT: Final = 1000
 QUEUED: Final = 1_000_000
@@ -25,11 +27,12 @@ MESSAGE_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerFiles:
-    """PEM files: the authority that certifies devices, and the broker's own certificate and key."""
+    """PEM files: the authority that certifies devices, the broker's own certificate and key, and who was revoked."""
 
     authority: Path
     certificate: Path
     private_key: Path
+    revoked: Path | None = None
 
 
 def find_broker() -> Path | None:
@@ -42,8 +45,10 @@ def write_broker(folder: Path, files: BrokerFiles, *, host: str, port: int) -> P
     """Write the broker's configuration and access list into `folder`, and return the file to start it with."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     access = folder / "access"
-    lines = [f"user {GATEWAY}", *(f"topic read fedtwin/+/{topic}" for topic in TOPICS), "topic write fedtwin/+/errors"]
-    own = [*(f"pattern write fedtwin/%u/{topic}" for topic in TOPICS), "pattern read fedtwin/%u/errors"]
+    lines = [f"user {GATEWAY}", *(f"topic read fedtwin/+/{topic}" for topic in TOPICS)]
+    lines += [f"topic write fedtwin/+/{topic}" for topic in ANSWERS]
+    own = [f"pattern write fedtwin/%u/{topic}" for topic in TOPICS]
+    own += [f"pattern read fedtwin/%u/{topic}" for topic in ANSWERS]
     access.write_text("\n".join([*lines, "", *own, ""]), encoding="utf-8")
     access.chmod(0o600)
     settings = {
@@ -51,6 +56,7 @@ def write_broker(folder: Path, files: BrokerFiles, *, host: str, port: int) -> P
         "cafile": files.authority,
         "certfile": files.certificate,
         "keyfile": files.private_key,
+        **({"crlfile": files.revoked} if files.revoked is not None else {}),
         "require_certificate": "true",
         "use_identity_as_username": "true",
         "tls_version": "tlsv1.2",  # and above

@@ -101,15 +101,19 @@ def spend(progress: Progress, readings: int, device: Device, *, now: int) -> Pro
 
 
 def check_readings(
-    readings: Readings, device: Device, progress: Progress, *, now: int
+    readings: Readings, device: Device, progress: Progress, *, now: int, forgotten: Flags | None = None
 ) -> tuple[Verdicts, Progress, tuple[Gap, ...]]:
     """Return what the registry says against each reading, the device's progress after them, and new gaps.
+
+    forgotten: bool[readings], of patients who were erased; that comes before every other reason.
 
     - a reading for a patient or of a signal that is not the device's is set aside
     - a sequence number is taken once; one from before the window is `replayed`
     - a time further ahead than `EARLY`, or back than the device's `oldest`, is set aside, after its clock is corrected
     """
     verdicts = Verdicts(len(readings))
+    if forgotten is not None:
+        verdicts.reject(forgotten, Reason.PATIENT_FORGOTTEN)
     everything = np.ones(len(readings), bool)
     if device.state != "active":
         verdicts.reject(everything, Reason.DEVICE_QUARANTINED)

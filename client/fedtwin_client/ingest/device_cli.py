@@ -21,6 +21,9 @@ def add(
     directory: Directory,
     name: Name,
     certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="its certificate, PEM")] = None,
+    issue: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="make its key and certificate there, to be put on the device")
+    ] = None,
     patient: Annotated[list[str] | None, typer.Option(help="whom it may speak for; repeatable")] = None,
     every_patient: Annotated[bool, typer.Option("--every-patient", help="a feed of the whole hospital")] = False,
     signal: Annotated[list[str] | None, typer.Option(help="what it may report; repeatable; all without it")] = None,
@@ -32,19 +35,42 @@ def add(
 ) -> None:
     """Register a device by its certificate; without one a key is made and printed, once."""
     import secrets
+    from datetime import UTC, datetime
 
     from fedtwin_client.config import read_directory
     from fedtwin_client.ingest.device import Device, identity_of
-    from fedtwin_client.ingest.registry import FILE, add_device, read_certificate, read_registry, write_registry
+    from fedtwin_client.ingest.installation import issue_device, remember_certificate
+    from fedtwin_client.ingest.registry import (
+        FILE,
+        add_device,
+        is_name,
+        read_certificate,
+        read_registry,
+        write_registry,
+    )
     from fedtwin_shared.errors import ConfigurationError
 
     if bool(patient) == every_patient:
         raise ConfigurationError(field="patient", expected="--patient or --every-patient", found="both or neither")
-    path = read_directory(directory).node / FILE
+    if certificate is not None and issue is not None:
+        raise ConfigurationError(field="issue", expected="--certificate or --issue", found="both")
+    if not is_name(name):
+        raise ConfigurationError(field="id", expected="letters, digits, hyphens, dots, 64 at most", found=repr(name))
+    hospital = read_directory(directory)
+    path = hospital.node / FILE
+    if name in read_registry(path).devices:
+        raise ConfigurationError(file=path, field=name, expected="an id that is not taken", found="a device")
     key = secrets.token_urlsafe(32)
+    if issue is not None:
+        secret = issue_device(hospital, name, issue, now=datetime.now(UTC))
+    elif certificate is not None:
+        secret = read_certificate(certificate)
+        remember_certificate(hospital, name, certificate)
+    else:
+        secret = key.encode()
     device = Device(
         id=name,
-        identity=identity_of(key.encode() if certificate is None else read_certificate(certificate)),
+        identity=identity_of(secret),
         patients=None if every_patient else frozenset(patient or ()),
         signals=frozenset(signal) if signal else None,
         rate=rate,
@@ -54,7 +80,8 @@ def add(
         zone=zone,
     )
     write_registry(path, add_device(read_registry(path), device, file=path))
-    typer.echo(f"{name}: registered" if certificate else f"{name}: registered; its key, shown this once: {key}")
+    shown = "registered" if certificate or issue else f"registered; its key, shown this once: {key}"
+    typer.echo(f"{name}: {shown}")
 
 
 @app.command(name="list")
@@ -80,7 +107,15 @@ def show(directory: Directory) -> None:
 @app.command()
 def revoke(directory: Directory, name: Name) -> None:
     """Take a device's word away for good: the gateway refuses it from the next message on."""
+    from datetime import UTC, datetime
+
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.ingest.installation import list_revoked, tls_of
+
     _change(directory, name, "revoked")
+    hospital = read_directory(directory)
+    if list_revoked(hospital, now=datetime.now(UTC)):
+        typer.echo(f"{tls_of(hospital).revoked}: written; a broker reads it when it is restarted")
 
 
 @app.command()

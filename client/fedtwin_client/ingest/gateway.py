@@ -188,23 +188,23 @@ class Gateway:
         paid = spend(before, len(readings) + len(records), device, now=commit.now)
         if paid is None:
             return Receipt(refused=RATE)
+        forgotten = None
+        if commit.forgotten:
+            forgotten = np.array([*(one in commit.forgotten for one in readings.patients), False])[readings.patient]
         if message.digest and self._is_known(device.id, message.digest, commit):
             verdicts, progress, gaps = Verdicts(len(readings)), paid, tuple[Gap, ...]()
             verdicts.reject(np.ones(len(readings), bool), Reason.DUPLICATE)
             records = ()
         else:
-            verdicts, progress, gaps = check_readings(readings, device, paid, now=commit.now)
+            verdicts, progress, gaps = check_readings(readings, device, paid, now=commit.now, forgotten=forgotten)
             records = [one for one in records if device.state == "active" and one.patient not in commit.forgotten]
-        if commit.forgotten:
-            erased = np.array([*(one in commit.forgotten for one in readings.patients), False])
-            verdicts.reject(erased[readings.patient], Reason.PATIENT_FORGOTTEN)
         judged = believe(readings, verdicts, device=device.id, shift=device.clock)
         commit.progress[device.id] = progress
         if message.digest:
             commit.digests.setdefault(device.id, {})[message.digest] = None
         found = judged.set_aside.counts()
-        duplicate, forgotten = found.get(Reason.DUPLICATE, 0), found.get(Reason.PATIENT_FORGOTTEN, 0)
-        aside = _without(judged.set_aside, _NOT_KEPT) if duplicate or forgotten else judged.set_aside
+        duplicate, erased = found.get(Reason.DUPLICATE, 0), found.get(Reason.PATIENT_FORGOTTEN, 0)
+        aside = _without(judged.set_aside, _NOT_KEPT) if duplicate or erased else judged.set_aside
         if len(judged.batch):
             commit.batches.append(judged.batch)
         if len(aside):
@@ -216,7 +216,7 @@ class Gateway:
             accepted=len(judged.batch),
             set_aside=len(aside),
             duplicate=duplicate,
-            forgotten=forgotten,
+            forgotten=erased,
             records=len(records),
         )
 

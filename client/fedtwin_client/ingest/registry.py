@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -122,6 +122,16 @@ def set_state(registry: Registry, name: str, state: State, *, file: Path | str =
     if device.state == "revoked" and state != "revoked":
         raise ConfigurationError(file=file, field=name, expected="a device that is not revoked", found="revoked")
     return Registry(devices=MappingProxyType({**registry.devices, name: replace(device, state=state)}))
+
+
+def forget_patients(registry: Registry, ids: Iterable[str]) -> Registry:
+    """Return the registry with nobody of these ids among those whom a device may speak for."""
+    gone = frozenset(ids)
+    devices = {
+        name: device if device.patients is None else replace(device, patients=device.patients - gone)
+        for name, device in registry.devices.items()
+    }
+    return Registry(devices=MappingProxyType(devices))
 
 
 def read_certificate(path: Path) -> bytes:

@@ -1,0 +1,166 @@
+"""Making a gateway's own folder: an authority for the hospital's devices, certificates, and the files that start it.
+
+Private keys are made here and never leave, but for a device's own, which go to the device and are not kept.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from cryptography import x509
+
+from fedtwin_client.config import CONFIG_FILE, HospitalDirectory, SiteConfig
+from fedtwin_client.directory import find_executable, quote_path
+from fedtwin_client.ingest.broker import GATEWAY, BrokerFiles, write_broker
+from fedtwin_client.ingest.registry import FILE, read_certificate, read_registry
+from fedtwin_client.ingest.tls_files import TlsFiles
+from fedtwin_shared.certificates import (
+    Identity,
+    create_authority,
+    issue_client_certificate,
+    issue_server_certificate,
+    write_revocations,
+)
+from fedtwin_shared.documents import check_document
+from fedtwin_shared.durable import replace_file
+from fedtwin_shared.errors import ConfigurationError
+
+FOLDER: Final = "gateway"
+UNIT_FILE: Final = "fedtwin-gateway.service"
+COMPOSE_FILE: Final = "gateway-compose.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """What a hospital has to say once: the gateway's name on the network, and a port for each way in; 0: not opened.
+
+    names: host names or addresses that devices know it by. listen: address to listen on. broker: `host:port`, or "".
+    """
+
+    names: tuple[str, ...]
+    listen: str = "0.0.0.0"
+    mllp: int = 2575  # registered with IANA for HL7
+    fhir: int = 8443
+    grpc: int = 50061
+    broker: str = ""
+
+
+def install_gateway(hospital: HospitalDirectory, doors: Doors, *, now: dt.datetime) -> None:
+    """Make the folder, and add the tables to hospital.toml. Raises `ConfigurationError` where there is one already."""
+    if hospital.config.gateway is not None:
+        raise ConfigurationError(file=hospital.config_file, field="gateway", expected="none yet", found="one")
+    tables = render_tables(doors)
+    text = hospital.config_file.read_text(encoding="utf-8").rstrip("\n") + "\n\n" + tables
+    check_document(tomllib.loads(text), SiteConfig, file=CONFIG_FILE)
+    tls = TlsFiles(folder=hospital.root / FOLDER)
+    issued(tls).mkdir(mode=0o700, parents=True)
+    authority = authority_of(tls)
+    create_authority(authority, name=f"{hospital.config.name} devices", now=now)
+    issue_server_certificate(
+        Identity(certificate=tls.server[0], private_key=tls.server[1]), authority, names=doors.names, now=now
+    )
+    issue_client_certificate(
+        Identity(certificate=tls.client[0], private_key=tls.client[1]), authority, name=GATEWAY, now=now
+    )
+    write_revocations(tls.revoked, authority, serials=(), now=now)
+    if doors.broker:
+        files = BrokerFiles(
+            authority=tls.authority, certificate=tls.server[0], private_key=tls.server[1], revoked=tls.revoked
+        )
+        write_broker(tls.folder / "broker", files, host=doors.listen, port=int(doors.broker.rpartition(":")[2]))
+    (hospital.root / UNIT_FILE).write_text(render_unit(hospital.config.name, hospital.root), encoding="utf-8")
+    (hospital.root / COMPOSE_FILE).write_text(render_compose(doors, hospital.root), encoding="utf-8")
+    replace_file(hospital.config_file, text.encode())
+
+
+def issue_device(hospital: HospitalDirectory, name: str, folder: Path, *, now: dt.datetime) -> bytes:
+    """Write `<name>.pem`, `<name>.key` and the authority's `ca.pem` into `folder`, for the device; return the DER."""
+    tls = tls_of(hospital)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = Identity(certificate=folder / f"{name}.pem", private_key=folder / f"{name}.key")
+    issue_client_certificate(identity, authority_of(tls), name=name, now=now)
+    (folder / "ca.pem").write_bytes(tls.authority.read_bytes())
+    remember_certificate(hospital, name, identity.certificate)
+    return read_certificate(identity.certificate)
+
+
+def remember_certificate(hospital: HospitalDirectory, name: str, certificate: Path) -> None:
+    """Keep a device's certificate, so that it can be revoked by its number; nothing where there is no authority."""
+    if hospital.config.gateway is not None and issued(tls_of(hospital)).is_dir():
+        replace_file(issued(tls_of(hospital)) / f"{name}.pem", certificate.read_bytes())
+
+
+def list_revoked(hospital: HospitalDirectory, *, now: dt.datetime) -> bool:
+    """Write the authority's list of every revoked device's certificate; False where there is no authority.
+
+    The gateway itself goes by the registry, from the next message on; the list is for the broker, which reads it when
+    it is reloaded.
+    """
+    if hospital.config.gateway is None or not authority_of(tls_of(hospital)).private_key.exists():
+        return False
+    tls = tls_of(hospital)
+    devices = read_registry(hospital.node / FILE).devices.values()
+    files = [issued(tls) / f"{device.id}.pem" for device in devices if device.state == "revoked"]
+    serials = [x509.load_pem_x509_certificate(file.read_bytes()).serial_number for file in files if file.exists()]
+    write_revocations(tls.revoked, authority_of(tls), serials=serials, now=now)
+    return True
+
+
+def tls_of(hospital: HospitalDirectory) -> TlsFiles:
+    """Return the gateway's certificates. Raises `ConfigurationError` without a gateway."""
+    if hospital.config.gateway is None:
+        raise ConfigurationError(file=hospital.config_file, field="gateway", expected="this table", found="none")
+    return TlsFiles(folder=hospital.root / hospital.config.gateway.tls)
+
+
+def authority_of(tls: TlsFiles) -> Identity:
+    """Return the hospital's authority for devices."""
+    return Identity(certificate=tls.authority, private_key=tls.folder / "ca.key")
+
+
+def issued(tls: TlsFiles) -> Path:
+    """Return the folder of devices' certificates, without their keys."""
+    return tls.folder / "issued"
+
+
+def render_tables(doors: Doors) -> str:
+    """Return the tables of hospital.toml."""
+
+    def at(port: int) -> str:
+        return json.dumps(f"{doors.listen}:{port}")
+
+    lines = {
+        "mllp": f"mllp = {at(doors.mllp)}" if doors.mllp else '# mllp = "0.0.0.0:2575"',
+        "fhir": f"fhir = {at(doors.fhir)}" if doors.fhir else '# fhir = "0.0.0.0:8443"',
+        "grpc": f"grpc = {at(doors.grpc)}" if doors.grpc else '# grpc = "0.0.0.0:50061"',
+        "broker": f"broker = {json.dumps(doors.broker)}" if doors.broker else '# broker = "localhost:8883"',
+    }
+    return _render("gateway.toml", {"tls": json.dumps(FOLDER), **lines})
+
+
+def render_unit(name: str, root: Path) -> str:
+    """Return the systemd unit."""
+    paths = {"executable": quote_path(str(find_executable())), "directory": quote_path(str(root))}
+    return _render(UNIT_FILE, {"name": name, "user": getpass.getuser(), **paths})
+
+
+def render_compose(doors: Doors, root: Path) -> str:
+    """Return the compose file."""
+    ports = [f"{port}:{port}" for port in (doors.mllp, doors.fhir, doors.grpc) if port]
+    values = {"directory": json.dumps(str(root)), "owner": json.dumps(f"{os.getuid()}:{os.getgid()}")}
+    values = {key: value.replace("$", "$$") for key, value in values.items()}
+    return _render(COMPOSE_FILE, {**values, "ports": json.dumps(ports)})
+
+
+def _render(template: str, values: dict[str, str]) -> str:
+    text = (resources.files("fedtwin_client") / "templates" / template).read_text(encoding="utf-8")
+    return Template(text).substitute(values)
