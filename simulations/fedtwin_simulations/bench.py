@@ -26,6 +26,7 @@ from fedtwin_simulations.deployment import (
     install,
     run_command,
 )
+from fedtwin_simulations.engine_bench import bench_engine
 from fedtwin_simulations.ingest_bench import bench_ingest
 from fedtwin_simulations.ledger_bench import bench_ledger
 from fedtwin_simulations.one_process import run_study
@@ -99,6 +100,7 @@ BENCHES: Mapping[str, Callable[[Say], Bench]] = {
     "ingest": bench_ingest,
     "private-step": bench_private_step,
     "plant": bench_plant,
+    "engine": bench_engine,
     "twin": bench_twin,
     "secagg": bench_secagg,
 }

@@ -75,6 +75,7 @@ class LocalGrid(Grid):
         self._fault, self._delay, self._clock = fault, delay, clock
         self._run_tasks = run_tasks or (lambda tasks: [answer_task(app, task) for task in tasks])
         self._replies: dict[str, tuple[float, Message]] = {}
+        self._sent = 0
         self._run = Run.create_empty(RUN_ID)
         self.failures: list[Exception] = []  # for whoever runs a simulation; a deployment has no such list
         _identify(SUPERLINK_NODE_ID)
@@ -102,7 +103,8 @@ class LocalGrid(Grid):
         """Run every message's task, in order; the ids under which the replies wait."""
         identities, waiting, tasks = [], [], []
         for message in messages:
-            identity = message.object_id
+            self._sent += 1
+            identity = f"message-{self._sent}"
             message.metadata.__dict__["_message_id"] = identity  # the SuperLink's part
             identities.append(identity)
             error = self._fault(message) if self._fault is not None else None
@@ -203,7 +205,7 @@ def _identify(node_id: int) -> None:
 
 def _encode_reply(reply: Message) -> bytes:
     """A reply with an identity of its own, as the wire would carry it."""
-    reply.metadata.__dict__["_message_id"] = reply.object_id
+    reply.metadata.__dict__["_message_id"] = f"reply-to-{reply.metadata.reply_to_message_id}"
     return _encode(reply)
 
 

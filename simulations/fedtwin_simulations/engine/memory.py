@@ -8,6 +8,10 @@ estimate with what a run really took.
 from __future__ import annotations
 
 import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +98,43 @@ def free_memory() -> int | None:
         except (OSError, ValueError):  # no such limit, or "max"
             continue
     return min(found, default=None)
+
+
+@contextmanager
+def watch_memory(*, seconds: float = 0.2) -> Iterator[Callable[[], int]]:
+    """Yield a function that returns the most bytes that this process and its children held together, shared ones once.
+
+    Looks every so many `seconds`, in a thread.
+    """
+    most, stop = _held(), threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not stop.wait(seconds):
+            most = max(most, _held())
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: max(most, _held())
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _held() -> int:
+    """Proportional set size of this process and everything below it; 0 where /proc does not tell."""
+    total, waiting = 0, [os.getpid()]
+    while waiting:
+        process = Path("/proc") / str(waiting.pop())
+        try:
+            lines = (process / "smaps_rollup").read_text(encoding="ascii").splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+            for children in process.glob("task/*/children"):
+                waiting += [int(one) for one in children.read_text(encoding="ascii").split()]
+        except (OSError, ValueError):  # ended meanwhile
+            continue
+    return total
 
 
 def _say(size: int) -> str:

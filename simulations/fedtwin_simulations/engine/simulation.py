@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from fedtwin_simulations.engine.plans import read_plan
 from fedtwin_simulations.engine.site_tasks import Ground, SiteTasks
 from fedtwin_simulations.engine.virtual_time import VirtualClock
 from fedtwin_simulations.engine.workers import Workers
-from fedtwin_simulations.local_grid import ABSENT, Delay, Fault, RunTasks, read_envelope, read_place, run_local
+from fedtwin_simulations.local_grid import ABSENT, Delay, Fault, read_envelope, read_place, run_local
 
 OnRound = Callable[[int, int], None]  # rounds done, rounds planned
 Absent = Callable[[str, RoundPlan], bool]  # site, plan: whether the site cannot be reached
@@ -83,8 +83,8 @@ def simulate(
     clock, sites = VirtualClock(), ground.data.sites
     with ExitStack() as stack:
         store = _Followed(_open_store(ground, folder), study.training.rounds, on_round)
-        run_tasks: RunTasks = stack.enter_context(Workers(ground, workers)) if workers else SiteTasks(ground)
-        grid = run_local(
+        run_tasks = stack.enter_context(Workers(ground, workers)) if workers else SiteTasks(ground)
+        run_local(
             make_server_app(
                 lambda context: Run(
                     signed=signed, key=consortium.coordinator, store=store, clock=clock, sleep=clock.sleep
@@ -94,16 +94,10 @@ def simulate(
             [{"site": site} for site in sites],
             fault=_fault(world, sites),
             delay=_delay(world, sites),
-            run_tasks=run_tasks,
+            run_tasks=lambda tasks: _raise_first(run_tasks(tasks)),
             clock=clock,
         )
-        if grid.failures:  # a simulated hospital has no other reader of its errors
-            raise grid.failures[0]
-        if isinstance(run_tasks, Workers):
-            spent: Mapping[str, Spend] = run_tasks.spent(study.digest)
-        else:
-            assert isinstance(run_tasks, SiteTasks)
-            spent = {site: run_tasks.journal(site).charged(study.digest) for site in sites}
+        spent = run_tasks.spent()
     return Simulated(state=store.state, spent=spent, waited_seconds=clock())
 
 
@@ -146,6 +140,14 @@ class _Followed:
 
     def close(self) -> None:
         self._store.close()
+
+
+def _raise_first(replies: Sequence[bytes | Exception]) -> Sequence[bytes | Exception]:
+    """A simulated hospital has no other reader of its errors."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def _nobody(context: object) -> Hospital:

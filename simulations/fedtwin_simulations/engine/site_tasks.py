@@ -16,7 +16,7 @@ from fedtwin_client.cohort import Cohort, Examples
 from fedtwin_client.evaluation import release_histogram
 from fedtwin_client.gate import Gate
 from fedtwin_client.hospital import Hospital, Train
-from fedtwin_client.journal import Journal, MemoryJournal
+from fedtwin_client.journal import Journal, MemoryJournal, Spend
 from fedtwin_client.networks import build_network
 from fedtwin_client.randomness import Randomness
 from fedtwin_client.studies import ApprovedStudy
@@ -96,9 +96,11 @@ class SiteTasks:
             self._trained.clear()
         return replies
 
-    def journal(self, site: str) -> Journal:
-        """Return what a site has charged in this process."""
-        return self._journals.setdefault(site, MemoryJournal())
+    def spent(self) -> dict[str, Spend]:
+        """Return what every site has charged in this process."""
+        (study,) = self._approved
+        nothing = MemoryJournal()
+        return {site: self._journals.get(site, nothing).charged(study) for site in self._ground.data.sites}
 
     def _open(self, site: str) -> Hospital:
         ground = self._ground
@@ -107,7 +109,7 @@ class SiteTasks:
             coordinator=self._coordinator,
             find_study=self._approved.get,
             policy=SimulationPolicy(),
-            journal=self.journal(site),
+            journal=self._journals.setdefault(site, MemoryJournal()),
             randomness=self._randomness(site),
             load_cohort=self._read,
             train=ground.train if len(self._turn) == 1 else self._train_in_turn,

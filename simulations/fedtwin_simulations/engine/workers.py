@@ -1,7 +1,8 @@
 """Hospitals played by processes of this machine: each process has its own hospitals for a whole run.
 
-Design note: processes are spawned, not forked, because a fork takes torch's threads and locks along. They get tasks as
-bytes and give replies as bytes; what a hospital raised comes back as an exception, what a process broke ends the run.
+Design note: processes are forked by a server that has imported everything once and has no threads; a fork of this
+process would take torch's threads and locks along. They get tasks as bytes and give replies as bytes; what a hospital
+raised comes back as an exception, what a process broke ends the run.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Workers:
     def __init__(self, ground: Ground, count: int) -> None:
         if not count >= 1:
             raise ValueError(f"expected at least 1 process, found {count}")
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         sites = ground.data.sites
         self._home = {site: place * count // len(sites) for place, site in enumerate(sites)}
         # One process each, so that a hospital's journal stays where the hospital is.
@@ -48,13 +50,10 @@ class Workers:
             replies |= zip(share, future.result(), strict=True)
         return [replies[place] for place in range(len(tasks))]
 
-    def spent(self, study: str) -> dict[str, Spend]:
-        """Return what every site has charged for the study of this digest."""
-        found: dict[str, Spend] = {}
-        for index, pool in enumerate(self._pools):
-            own = [site for site, home in self._home.items() if home == index]
-            found |= pool.submit(_spent, own, study).result()
-        return {site: found[site] for site in self._home}
+    def spent(self) -> dict[str, Spend]:
+        """Return what every site has charged in its process."""
+        found = [pool.submit(_spent).result() for pool in self._pools]
+        return {site: found[home][site] for site, home in self._home.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -77,5 +76,5 @@ def _run(tasks: list[NodeTask]) -> list[bytes | Exception]:
     return _here[0](tasks)
 
 
-def _spent(sites: list[str], study: str) -> dict[str, Spend]:
-    return {site: _here[0].journal(site).charged(study) for site in sites}
+def _spent() -> dict[str, Spend]:
+    return _here[0].spent()
