@@ -118,7 +118,10 @@ class LedgerJournal:
         with self._report_failure():
             if study in self._history.now.studies:
                 return None
-            programme = self._surroundings.find_programme(study)
+            try:
+                programme = self._surroundings.find_programme(study)
+            except VerificationError:  # noise or rates that no ledger can price
+                return RefusalCode.POLICY
             if programme is None:
                 return RefusalCode.STUDY_UNKNOWN
             enrolment = entries.Enrolment(
