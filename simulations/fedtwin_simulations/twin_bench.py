@@ -1,4 +1,4 @@
-"""How many scalar updates a second the twin's filter does on one core: the glucose block, 8 states, 5-minute readings."""
+"""How many scalar updates a second the twin's filter does on one core: the glucose block, 8 states."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def time_filter(apply: Filter, patients: int, *, turns: int, irregular: bool, re
 
 
 def make_readings(row: np.ndarray[tuple[int], np.dtype[np.int64]], turn: int, *, irregular: bool) -> Events:
-    """Return one sensor reading of each patient in `row`: 110 to 170 mg/dL."""
+    """Return one sensor reading of each patient in `row`: 130 to 150 mg/dL."""
     generator, count = np.random.default_rng(turn), len(row)
     late = generator.integers(0, 4 * MINUTE, count) if irregular else 0
     return Events(
         row=row,
         time=np.full(count, turn * PERIOD, np.int64) + late,
         channel=np.zeros(count, np.int64),
-        value=generator.uniform(110, 170, count).astype(np.float32),
+        value=generator.uniform(130, 150, count).astype(np.float32),
         variance=np.full(count, 9.0, np.float32),
         jump=np.full(count, -1, np.int64),
         keep=np.ones(count, np.float32),

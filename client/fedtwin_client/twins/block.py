@@ -163,7 +163,8 @@ class Tables:
     """The block as arrays, for the filter. n: states; m: states and inputs; index m is the number one.
 
     rate, home: [m]. noise: [n] variance, stationary or per minute. low, high: [n]. decays: [d] different rates and
-    decay_of: [m] which one is whose. term_to, term_a, term_b, term_c: [terms]. noisy: states that have noise.
+    decay_of: [m] which one is whose. term_to, term_a, term_b, term_c: [terms], by equation. slope_to, slope_by,
+    slope_c, slope_x: the terms' derivatives, c · x, of equation `to` by state `by`. noisy: states that have noise.
     weights: [channels + 1, n], the last row all zero for what is only predicted.
     """
 
@@ -181,6 +182,10 @@ class Tables:
     term_a: Rows
     term_b: Rows
     term_c: Floats
+    slope_to: Rows
+    slope_by: Rows
+    slope_c: Floats
+    slope_x: Rows
     noisy: Rows
     weights: Floats
 
@@ -198,6 +203,8 @@ def _tabulate(block: Block) -> Tables:
     for at, channel in enumerate(block.channels):
         for name, weight in channel.weights.items():
             weights[at, order[name]] = weight
+    terms = sorted((order[term.to], order[term.a], order[term.b], term.coefficient) for term in block.terms)
+    slopes = [(to, by, c, x) for to, a, b, c in terms for by, x in ((a, b), (b, a)) if max(to, by) < len(block.states)]
     return Tables(
         n=len(block.states),
         m=len(everything),
@@ -209,10 +216,14 @@ def _tabulate(block: Block) -> Tables:
         high=np.array([state.high for state in block.states], np.float32),
         decays=decays,
         decay_of=decay_of.astype(np.int64),
-        term_to=np.array([order[term.to] for term in block.terms], np.int64),
-        term_a=np.array([order[term.a] for term in block.terms], np.int64),
-        term_b=np.array([order[term.b] for term in block.terms], np.int64),
-        term_c=np.array([term.coefficient for term in block.terms], np.float32),
+        term_to=np.array([term[0] for term in terms], np.int64),
+        term_a=np.array([term[1] for term in terms], np.int64),
+        term_b=np.array([term[2] for term in terms], np.int64),
+        term_c=np.array([term[3] for term in terms], np.float32),
+        slope_to=np.array([slope[0] for slope in slopes], np.int64),
+        slope_by=np.array([slope[1] for slope in slopes], np.int64),
+        slope_c=np.array([slope[2] for slope in slopes], np.float32),
+        slope_x=np.array([slope[3] for slope in slopes], np.int64),
         noisy=np.array([at for at, state in enumerate(block.states) if state.noise > 0], np.int64),
         weights=weights,
     )

@@ -164,23 +164,23 @@ def advance(tables: Tables, x: Floats, d: Floats, u: Floats, h: Floats) -> None:
         for t in np.flatnonzero(tables.term_to == i):
             change = change + tables.term_c[t] * was[tables.term_a[t]] * was[tables.term_b[t]]
         x[i] = x[i] + phi[tables.decay_of[i]] * change
-    couplings = [list(_couplings(tables, i, was, phi[tables.decay_of[i]])) for i in range(n)]
-    steep = np.empty_like(d)
-    for i in range(n):
-        own = one - lost[tables.decay_of[i]]
-        for slope in (slope for j, slope in couplings[i] if j == i):
-            own = own + slope
-        steep[i] = np.maximum(own, np.float32(STEEPEST))
-        d[i] = np.maximum(d[i] * steep[i] * steep[i], np.float32(SMALLEST))
+    slopes = [
+        (int(i), int(j), phi[tables.decay_of[i]] * c * was[x])
+        for i, j, c, x in zip(tables.slope_to, tables.slope_by, tables.slope_c, tables.slope_x, strict=True)
+    ]
+    steep = np.stack([one - lost[tables.decay_of[i]] for i in range(n)])
+    for i, _, slope in (entry for entry in slopes if entry[0] == entry[1]):
+        steep[i] = steep[i] + slope
+    steep = np.maximum(steep, np.float32(STEEPEST))
     flat = one / steep
     for i in range(n):
+        d[i] = np.maximum(d[i] * steep[i] * steep[i], np.float32(SMALLEST))
         for c in range(i + 1, n):
             u[_at(i, c)] = u[_at(i, c)] * steep[i] * flat[c]
-        for j, slope in couplings[i]:
-            if j != i:
-                u[_at(i, j)] += slope * flat[j]
-                for c in range(j + 1, n):
-                    u[_at(i, c)] += slope * u[_at(j, c)] * flat[c]
+        for j, slope in ((j, slope) for to, j, slope in slopes if to == i != j):
+            u[_at(i, j)] += slope * flat[j]
+            for c in range(j + 1, n):
+                u[_at(i, c)] += slope * u[_at(j, c)] * flat[c]
     for j in tables.noisy:
         m = lost[tables.decay_of[j]]
         _add_noise(d, u, int(j), tables.noise[j] * (m * (np.float32(2) - m) if tables.rate[j] > 0 else h))
@@ -203,18 +203,6 @@ def _lose(y: Floats) -> Floats:
     for _ in range(DOUBLINGS):
         m = m * (np.float32(2) - m)
     return np.asarray(m)
-
-
-def _couplings(tables: Tables, i: int, was: Floats, phi: Floats) -> list[tuple[int, Floats]]:
-    """Return (j, slope) of state i's equation by states: the derivative of each term, product rule."""
-    found = []
-    for t in np.flatnonzero(tables.term_to == i):
-        a, b = int(tables.term_a[t]), int(tables.term_b[t])
-        if a < tables.n:
-            found.append((a, phi * tables.term_c[t] * was[b]))
-        if b < tables.n:
-            found.append((b, phi * tables.term_c[t] * was[a]))
-    return found
 
 
 def _add_noise(d: Floats, u: Floats, j: int, q: Floats) -> None:
