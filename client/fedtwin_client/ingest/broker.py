@@ -23,6 +23,7 @@ IN_FLIGHT: Final = 1000
 QUEUED: Final = 1_000_000
 QUEUED_BYTES: Final = 1 << 30
 MESSAGE_BYTES: Final = 1 << 20
+PACKET_BYTES: Final = MESSAGE_BYTES + 1024  # a message, its topic and its number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ def write_broker(folder: Path, files: BrokerFiles, *, host: str, port: int) -> P
         "max_inflight_messages": IN_FLIGHT,
         "max_queued_messages": QUEUED,
         "max_queued_bytes": QUEUED_BYTES,
-        "message_size_limit": MESSAGE_BYTES,
+        "max_packet_size": PACKET_BYTES,
         "persistent_client_expiration": "31d",
         "log_type": "warning",
     }

@@ -115,7 +115,7 @@ def revoke(directory: Directory, name: Name) -> None:
     _change(directory, name, "revoked")
     hospital = read_directory(directory)
     if list_revoked(hospital, now=datetime.now(UTC)):
-        typer.echo(f"{tls_of(hospital).revoked}: written; a broker reads it when it is restarted")
+        typer.echo(f"{tls_of(hospital).revoked}: written; a broker reads it when it is told to (SIGHUP)")
 
 
 @app.command()

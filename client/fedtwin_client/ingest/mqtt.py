@@ -27,14 +27,13 @@ from typing import Final
 import numpy as np
 
 from fedtwin_client.ingest import mqtt_packets, packed, senml
-from fedtwin_client.ingest.broker import MESSAGE_BYTES, TOPICS
+from fedtwin_client.ingest.broker import PACKET_BYTES, TOPICS
 from fedtwin_client.ingest.gateway import Gateway
 from fedtwin_client.ingest.intake import NOT_REGISTERED, NOT_STORED, Message
 from fedtwin_client.ingest.mqtt_packets import ProtocolError, Publication
 from fedtwin_client.ingest.readings import Draft, Readings, join
 from fedtwin_client.observation_batch import NO_SEQUENCE
 
-PACKET_BYTES: Final = MESSAGE_BYTES + 1024  # a message, its topic and its number
 READ_BYTES: Final = 1 << 18
 TOGETHER_BYTES: Final = 1 << 21  # what is read before it is kept
 RETRY_SECONDS: Final = 0.5

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from fedtwin_client.ingest import packed
 from fedtwin_client.ingest.broker import BrokerFiles, find_broker, write_broker
@@ -45,8 +45,8 @@ class Ward:
         return context
 
     @contextlib.contextmanager
-    def device(self, name: str) -> Iterator[paho.Client]:
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"test-{name}")
+    def device(self, name: str, version: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311) -> Iterator[paho.Client]:
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"test-{name}", protocol=version)
         client.tls_set_context(self.tls(name))
         client.max_inflight_messages_set(200)
         client.connect("localhost", self.port)
@@ -105,20 +105,21 @@ def sample(number: int) -> bytes:
     return json.dumps([{"n": "p1/heart_rate", "u": "/min", "v": 80, "bt": time_of, "sq": number}]).encode()
 
 
-def test_a_device_is_heard_as_itself_only(ward: Ward) -> None:
+@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
+def test_a_device_is_heard_as_itself_only(ward: Ward, version: MQTTProtocolVersion) -> None:
     kept = Kept()
     patients = frozenset({"p1"})
     gateway = make_gateway(ward.folder, kept, make_device("a", b"a", patients), make_device("b", b"b", patients))
     subscriber = Subscriber(gateway, Broker(host="localhost", port=ward.port, tls=ward.tls("gateway")))
     subscriber.start()
-    told: list[bytes] = []
+    told: list[tuple[str, bytes]] = []
     heard = threading.Event()
     try:
         assert subscriber.wait_until_subscribed(10)
-        with ward.device("a") as device:
-            device.on_message = lambda client, userdata, message: told.append(bytes(message.payload))
+        with ward.device("a", version) as device:
+            device.on_message = lambda client, userdata, message: told.append((message.topic, bytes(message.payload)))
             device.on_subscribe = lambda *ignored: heard.set()
-            device.subscribe("fedtwin/a/errors")
+            device.subscribe([("fedtwin/a/errors", 0), ("fedtwin/a/receipts", 0)])
             assert heard.wait(10)
             batch = packed.write_message(
                 patients=["p1", "p2"],
@@ -135,7 +136,14 @@ def test_a_device_is_heard_as_itself_only(ward: Ward) -> None:
             device.publish("fedtwin/a/senml", b"nonsense", qos=1)
             device.publish("fedtwin/a/packed", batch, qos=1).wait_for_publish(10)
             assert wait(lambda: gateway.totals.received == 4)
-            assert wait(lambda: told == [b'{"refused": "message unreadable"}'])
+            assert wait(lambda: ("fedtwin/a/errors", b'{"refused": "message unreadable"}') in told)
+
+            def receipts() -> set[int]:
+                """Every number that was said to be safe."""
+                ranges = [json.loads(content)["kept"] for topic, content in told if topic == "fedtwin/a/receipts"]
+                return {number for some in ranges for first, last in some for number in range(first, last + 1)}
+
+            assert wait(lambda: receipts() == {0, 1, 2})
     finally:
         subscriber.stop()
     assert kept.values() == [80, 81]

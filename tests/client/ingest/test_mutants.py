@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from google.protobuf.message import DecodeError
 
-from fedtwin_client.ingest import fhir, grpc_stream, hl7v2, packed, senml
+from fedtwin_client.ingest import fhir, grpc_stream, hl7v2, mqtt_packets, packed, senml
 from fedtwin_client.ingest.ingest_pb2 import Batch
 from fedtwin_client.ingest.mllp import frame, split_frames
 from fedtwin_client.ingest.readings import Draft, Readings
@@ -64,6 +64,22 @@ def read_mllp(data: bytes, draft: Draft) -> None:
     assert sum(map(len, frames)) + 3 * len(frames) + len(rest) + outside == len(data)
 
 
+def read_mqtt(data: bytes, draft: Draft) -> str | None:
+    try:
+        packets, rest = mqtt_packets.split_packets(data, maximum=1000)
+        for packet in packets:
+            if packet.kind == mqtt_packets.PUBLISH:
+                mqtt_packets.read_publication(packet)
+            elif packet.kind in (mqtt_packets.PUBACK, mqtt_packets.SUBACK):
+                mqtt_packets.read_number(packet)
+    except mqtt_packets.ProtocolError:
+        return "unreadable"
+    assert data.endswith(rest)
+    assert sum(len(packet.body) + 2 for packet in packets) + len(rest) <= len(data)
+    assert len(rest) <= 1000 + 5
+    return None
+
+
 RESOURCE = json.dumps(observation(component=[{"code": {}, "valueQuantity": {"value": 1}}])).encode()
 BUNDLE = json.dumps({"resourceType": "Bundle", "entry": [{"fullUrl": "x", "resource": observation()}]}).encode()
 CONSENT = (
@@ -77,6 +93,15 @@ FORMATS: dict[str, tuple[Reader, list[bytes]]] = {
     "ndjson": (read_lines, [RESOURCE + b"\n" + CONSENT]),
     "senml": (read_senml, [PACK]),
     "packed": (read_packed, [MESSAGE]),
+    "mqtt": (
+        read_mqtt,
+        [
+            b" \x02\x00\x00"
+            + mqtt_packets.write_publication("fedtwin/a/senml", PACK, quality=1, number=7)
+            + b"\x90\x03\x00\x01\x01",
+            mqtt_packets.write_publication("fedtwin/b/packed", MESSAGE) + mqtt_packets.write_acknowledgements([1, 2]),
+        ],
+    ),
     "grpc": (read_grpc, [make_batch(3).SerializeToString()]),
 }
 
