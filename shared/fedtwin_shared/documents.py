@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,10 +12,11 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ValidationError
 
+from fedtwin_shared.countersigning import merge_signatures, read_document, sign_document
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.fields import CROSS_FIELD
 from fedtwin_shared.roster import Roster
-from fedtwin_shared.signing import canonical_json, parse_canonical, sign_envelope, verify_envelope
+from fedtwin_shared.signing import canonical_json, parse_canonical, sign_envelope
 from fedtwin_shared.study import Study
 
 STUDY_TYPE = "application/vnd.fedtwin.study+json"
@@ -37,11 +38,12 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedStudy:
-    """A study and its roster, verified, and the envelope that they came in."""
+    """A study and its roster, verified, the envelope that they came in, and the sites that signed it as well."""
 
     study: Study
     roster: Roster
     envelope: bytes
+    signers: frozenset[str] = frozenset()
 
 
 def read_toml(path: Path, kind: type[Kind]) -> Kind:
@@ -110,11 +112,13 @@ def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") ->
       (1) the holder of the public key `coordinator` signed it;
       (2) its payload is canonical, is a valid study and roster, and is what this version of fedtwin would write for
           them (a version that knows other fields would give the study another digest);
-      (3) the study names this roster, every participant is in it, and its coordinator is the signer.
+      (3) the study names this roster, every participant is in it, and its coordinator is the signer;
+      (4) every other signature is valid, and of a site that takes part under the key of the roster.
     """
     # (1)
     try:
-        verified = verify_envelope(envelope, payload_type=STUDY_TYPE, trusted={coordinator: "coordinator"})
+        verified = read_document(envelope, payload_type=STUDY_TYPE)
+        verified.verify(coordinator)
     except VerificationError as err:
         raise VerificationError(file=file, field=err.field, expected=err.expected, found=err.found) from err
     # (2)
@@ -130,9 +134,30 @@ def verify_study(envelope: bytes, *, coordinator: str, file: Path | str = "") ->
         raise VerificationError(file=file, field="payload", expected="this version's own form", found="another form")
     # (3)
     check_agreement(study, roster)
-    if roster.coordinator.public_key != verified.signer:
+    if roster.coordinator.public_key != coordinator:
         raise VerificationError(file=file, field="roster.coordinator", expected="the signer", found="another key")
-    return SignedStudy(study=study, roster=roster, envelope=envelope)
+    # (4)
+    names = {key: name for key, name in roster.keys().items() if study.participant(name) is not None}
+    try:
+        signed = verified.verify_all({**names, coordinator: ""})
+    except VerificationError as err:
+        raise VerificationError(file=file, field=err.field, expected=err.expected, found=err.found) from err
+    return SignedStudy(study=study, roster=roster, envelope=envelope, signers=signed - {""})
+
+
+def countersign_study(signed: SignedStudy, key: Ed25519PrivateKey) -> bytes:
+    """Return the envelope with the signature of one more site. Raises `VerificationError` for one that takes no part.
+
+    - the study, and so its digest, stays the same
+    """
+    envelope = sign_document(read_document(signed.envelope, payload_type=STUDY_TYPE), key).envelope()
+    verify_study(envelope, coordinator=signed.roster.coordinator.public_key)
+    return envelope
+
+
+def merge_studies(signed: Sequence[SignedStudy]) -> bytes:
+    """Return one envelope with all signatures. Raises `VerificationError` where they are not the same study."""
+    return merge_signatures(read_document(one.envelope, payload_type=STUDY_TYPE) for one in signed).envelope()
 
 
 def check_agreement(study: Study, roster: Roster) -> None:

@@ -63,6 +63,13 @@ class Roster(_Record):
         """SHA-256 of the roster's canonical JSON."""
         return digest(canonical_json(self.model_dump(mode="json")))
 
+    def verified(self, trusted: Mapping[str, str]) -> frozenset[str]:
+        """Return the names of the sites whose name and key somebody verified: `trusted` maps such names to keys.
+
+        - a coordinator that enrols hospitals of its own invention adds nothing
+        """
+        return frozenset(site.name for site in self.sites if trusted.get(site.name) == site.public_key)
+
     def keys(self) -> Mapping[str, str]:
         """Map each site's public key to its name."""
         indexed, names = self._names

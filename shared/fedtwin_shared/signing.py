@@ -143,7 +143,8 @@ class VerifiedEnvelope:
     signer: str
 
 
-def _pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """Return the bytes that a signature of an envelope covers."""
     # DSSE v1.0 protocol.md, "Signature Definition": PAE(type, body)
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
@@ -151,7 +152,7 @@ def _pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
 
 def sign_envelope(payload: bytes, *, payload_type: str, key: Ed25519PrivateKey) -> bytes:
     """Return the DSSE v1.0 envelope of `payload`, signed with `key`, in canonical JSON."""
-    signature = key.sign(_pre_authentication_encoding(payload_type, payload))
+    signature = key.sign(pre_authentication_encoding(payload_type, payload))
     return canonical_json(
         {
             "payload": base64.b64encode(payload).decode(),
@@ -189,7 +190,7 @@ def verify_envelope(data: bytes, *, payload_type: str, trusted: Mapping[str, str
         raise VerificationError(field="signatures", expected="a trusted signer", found=f"{signer[:24]}…")
     # (4)
     try:
-        parse_public_key(signer).verify(signature, _pre_authentication_encoding(kind, payload))
+        parse_public_key(signer).verify(signature, pre_authentication_encoding(kind, payload))
     except InvalidSignature as err:
         raise VerificationError(field="signatures", expected="a valid signature", found="an invalid one") from err
     return VerifiedEnvelope(payload=payload, payload_type=kind, signer=signer)
