@@ -33,48 +33,13 @@ from fedtwin_shared.ledger.named_documents import NamedDocuments, read_documents
 from fedtwin_shared.ledger.pins import PinnedKeys
 from fedtwin_shared.ledger.plan_price import price_plan
 from fedtwin_shared.ledger.renyi import keep_slack, price_of
+from fedtwin_shared.ledger.report_statements import ASSUMPTIONS, CHECKS, IMPLEMENTATION, TRUST_MODEL
 from fedtwin_shared.ledger.spending_history import SpendingHistory
 from fedtwin_shared.ledger.verification import VerifiedBundle, VerifiedLog
 
 Json = dict[str, Any]
 
-CHECKS: Final = (
-    "the archive has its one canonical form, and every document lies under its own digest",
-    "exactly the hospitals whose keys were pinned are there",
-    "each ledger's checkpoint is signed by its pinned key, and by nobody who was not pinned",
-    "enough pinned witnesses cosigned each checkpoint",
-    "each checkpoint is of exactly the entries that are here, and its Merkle root was recomputed from them",
-    "every entry was replayed: each step was allowed, each charge and total recomputed, nothing exceeded the budget",
-    "the price of every mechanism was computed twice, by our own formulas and by dp-accounting, and both agree",
-    "each document in the bundle is named by an entry",
-)
-TRUST_MODEL: Final = (
-    "A patient trusts their own hospital, which adds noise before anything leaves it. For a study in which each "
-    "hospital adds the whole noise, the bound holds against whoever sees every released answer: the coordinator, the "
-    "other hospitals, the readers of the model. For a study in which hospitals share the noise, it holds against "
-    "whoever sees their sum alone, if no more of them collude than the signed study says."
-)
-ASSUMPTIONS: Final = (
-    "The hospital ran the program whose digest it recorded, with the noise it recorded, on one record for each person. "
-    "No ledger sees what happens outside it; conformance audits are evidence about the training step, not proof.",
-    "The pinned keys are those of the hospitals and witnesses, and at most the pinned number of witnesses lie.",
-    "A patient known to several hospitals pays at each of them; their losses add up, and no ledger sees another.",
-    "Readmitted and unknown patients are charged as the one who spent most. Which patient is in which block stays in "
-    "the hospital, which commits to it by a keyed digest; only who has that key can check it: this report did not.",
-    "Who is in a cohort depends on each patient's own record and on public facts only, never on other patients.",
-    "What separates the noise that is drawn from the ideal one stays within 1e-9 of the δ above, which is kept back "
-    "for it; the program says for how many numbers and steps that is enough (privacy.DELTA_SLACK).",
-    "Timing, logs, and files that leave a hospital in any other way than as a release of this ledger tell nothing.",
-)
-IMPLEMENTATION: Final = (
-    "Prices are integers of 1e-9 Rényi divergence, rounded up, from decimal arithmetic of 60 digits: the same on every "
-    "machine. The filter compares at one integer order that was fixed before the first charge.",
-    "A charge is made before anything is read, and kept whatever happens, unless the work is aborted before it starts.",
-    "In this version of fedtwin each patient's clipped contribution is rounded on an integer grid alone, and noise is "
-    "a rounded Gaussian on that grid from AES-CTR under a key of the operating system. The digests of the program say "
-    "which version made an answer.",
-    "Entries hold no number of patients, no sampled count and no statistic of noise that was drawn.",
-)
+MOST_NAMES: Final = 12  # in one sentence
 
 
 def describe_audit(data: bytes, found: VerifiedBundle[SpendingHistory], *, pinned: PinnedKeys) -> Json:
@@ -83,15 +48,17 @@ def describe_audit(data: bytes, found: VerifiedBundle[SpendingHistory], *, pinne
     - the same bundle gives the same report
     """
     documents = read_documents(found.documents)
+    hospitals = {name: _describe_log(log, documents, pinned) for name, log in sorted(found.logs.items())}
     return {
         "format": 1,
         "made_by": f"fedtwin {version('fedtwin')}",
         "bundle": {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
+        "claims": _summarise_claims(hospitals),
         "checks": list(CHECKS),
         "trust_model": TRUST_MODEL,
         "assumptions": list(ASSUMPTIONS),
         "implementation": list(IMPLEMENTATION),
-        "hospitals": {name: _describe_log(name, log, documents, pinned) for name, log in sorted(found.logs.items())},
+        "hospitals": hospitals,
         "mapping": [
             {
                 "source": row.source,
@@ -105,7 +72,33 @@ def describe_audit(data: bytes, found: VerifiedBundle[SpendingHistory], *, pinne
     }
 
 
-def _describe_log(name: str, log: VerifiedLog[SpendingHistory], documents: NamedDocuments, pinned: PinnedKeys) -> Json:
+def _summarise_claims(hospitals: dict[str, Json]) -> list[str]:
+    """One sentence for all hospitals that claim the same."""
+    alike: dict[tuple[str, str] | None, list[str]] = {}
+    for name, part in hospitals.items():
+        claim = part["claim"]
+        alike.setdefault((claim["epsilon"], claim["delta"]) if "epsilon" in claim else None, []).append(name)
+    sentences = []
+    for key, names in alike.items():
+        shown = ", ".join(names[:MOST_NAMES]) + (
+            f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        )
+        if key is None:
+            sentences.append(f"Nothing was released under the ledger of {shown}, which is empty.")
+            continue
+        answers = sum(sum(hospitals[name]["claim"]["releases"].values()) for name in names)
+        studies = {study["study"] for name in names for study in hospitals[name]["studies"]}
+        where = shown if len(names) == 1 else f"each of {len(names)} hospitals ({shown})"
+        sentences.append(
+            f"For every patient of {where}, with all of their records there added or removed, all that has left that "
+            f"hospital under its ledger ({_count(answers, 'answer')} of {_count(len(studies), 'study', 'studies')}"
+            f"{' in all' if len(names) > 1 else ''}) and all that the ledger can ever admit is together "
+            f"(ε = {key[0]}, δ = {key[1]})-differentially private, under the trust model and the assumptions below."
+        )
+    return sentences
+
+
+def _describe_log(log: VerifiedLog[SpendingHistory], documents: NamedDocuments, pinned: PinnedKeys) -> Json:
     history = log.state
     described: Json = {
         "integrity": {
@@ -120,9 +113,9 @@ def _describe_log(name: str, log: VerifiedLog[SpendingHistory], documents: Named
         }
     }
     if history.state.policy is None:
-        return described | {"claim": {"sentence": f"The ledger of {name} is empty: nothing was released under it."}}
+        return described | {"claim": {}}
     return described | {
-        "claim": _describe_claim(name, history),
+        "claim": _describe_claim(history),
         "blocks": _describe_blocks(history, documents),
         "studies": [
             _describe_study(study, account, history.state, documents)
@@ -138,19 +131,12 @@ def _describe_log(name: str, log: VerifiedLog[SpendingHistory], documents: Named
     }
 
 
-def _describe_claim(name: str, history: SpendingHistory) -> Json:
+def _describe_claim(history: SpendingHistory) -> Json:
     state = history.state
     policy, epsilon = state.in_force, format_decimal(state.claims[-1])
     delta, sealed = format_decimal(policy.delta), _count_sealed(state)
-    answers = sum(sealed.values())
     most = max((row.odometer for row in describe_blocks(state)), default=Decimal(0))
     return {
-        "sentence": (
-            f"For every patient of {name}, with all of their records there added or removed, all that has left {name} "
-            f"under this ledger ({_count(answers, 'answer')} of {_count(len(state.studies), 'study', 'studies')}) and "
-            f"all that it can ever admit is together (ε = {epsilon}, δ = {delta})-differentially private against "
-            f"whoever sees all of it, if the assumptions below hold."
-        ),
         "unit": "one patient, with all of their records at this hospital",
         "adjacency": policy.adjacency.replace("-", " "),
         "epsilon": epsilon,
@@ -197,6 +183,7 @@ def _describe_study(study: str, account: StudyAccount, state: LedgerState, docum
         "plan": account.enrolment.plan,
         "name": documents.name_of(account.enrolment),
         "question": None if signed is None else signed.study.question,
+        "mode": None if signed is None else signed.study.privacy.mode,
         "coordinator": None if signed is None else signed.roster.coordinator.public_key,
         "closed": account.closed,
         "parts": [_describe_part(part, account, state) for part in account.enrolment.parts],
@@ -216,7 +203,7 @@ def _describe_part(part: Part, account: StudyAccount, state: LedgerState) -> Jso
         "programme": uses,
         "price": str(share_of(planned, state.budget)),
         "charged": str(share_of(charged, state.budget)),
-        "remaining": str(share_of(planned - charged, state.budget)),
+        "remaining": str(share_of(0 if account.closed else planned - charged, state.budget)),
         "plan_epsilon": _price_plan(part, state),
     }
 

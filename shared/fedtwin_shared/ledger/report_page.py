@@ -5,51 +5,20 @@ Design note: the page says nothing that the JSON beside it does not, but for the
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from functools import cache
 from itertools import groupby
 from typing import Any, Final
 
-from fedtwin_shared.ledger.account import PLACES
-from fedtwin_shared.ledger.audit_report import format_time
-from fedtwin_shared.ledger.filter import read_odometer
-from fedtwin_shared.ledger.renyi import Curve, convert_to_epsilon
-from fedtwin_shared.ledger.spending_history import Point, SpendingHistory
-from fedtwin_shared.ledger.step_plot import StepLine, Tick, draw_steps
+from fedtwin_shared.ledger.report_markup import STYLE, draw_list, draw_share, draw_table, escape, format_percent
+from fedtwin_shared.ledger.spending_history import SpendingHistory
+from fedtwin_shared.ledger.spending_plot import draw_spending
 from fedtwin_shared.ledger.verification import VerifiedBundle
 
-MOST_LINES: Final = 8  # blocks that are drawn and listed one by one: those that spent most
+MOST_LINES: Final = 8  # in one cell
 MOST_ROWS: Final = 40
-MOST_POINTS: Final = 64  # of one line
 
 Json = Mapping[str, Any]
-
-_STYLE: Final = """
-:root{color-scheme:light;--ink:#111827;--soft:#4b5563;--line:#e5e7eb;--paper:#fff;--good:#0f766e}
-*{box-sizing:border-box}
-body{font:15px/1.55 system-ui,sans-serif;color:var(--ink);background:#f3f4f6;margin:0}
-main{max-width:60rem;margin:0 auto;padding:2rem 2.5rem 4rem;background:var(--paper)}
-h1{font-size:1.7rem;margin:0}
-h2{font-size:1.3rem;margin:2.6rem 0 .6rem;border-top:2px solid var(--ink);padding-top:.6rem}
-h3{font-size:1rem;margin:1.6rem 0 .4rem}p,li{max-width:48rem}
-.claim{border-left:5px solid var(--good);background:#f0fdfa;padding:.9rem 1.2rem;margin:1rem 0;font-size:1.08rem}
-.soft,small,caption{color:var(--soft)}small{font-size:.85rem}
-table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem;font-size:.88rem}
-th,td{text-align:left;vertical-align:top;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line)}
-th{font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-caption{text-align:left;padding-bottom:.3rem}
-td div+div{margin-top:.4rem}
-code{font-size:.82rem;overflow-wrap:anywhere}
-.bar{display:inline-block;width:5rem;height:.55rem;background:var(--line);margin-left:.5rem}
-.bar i{display:block;height:100%;background:var(--good)}
-svg{width:100%;height:auto;font:12px system-ui,sans-serif;fill:var(--soft);margin-top:.6rem}
-.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;padding:0;margin:.2rem 0 1rem;font-size:.85rem}
-.legend i{display:inline-block;width:.9rem;height:.25rem;margin-right:.4rem;vertical-align:middle}
-.none{color:#b91c1c}
-@media print{body{background:none}main{padding:0}h2{break-after:avoid}table,svg{break-inside:avoid}}
-""".strip()
 
 
 def render_report(report: Json, found: VerifiedBundle[SpendingHistory]) -> str:
@@ -61,34 +30,64 @@ def render_report(report: Json, found: VerifiedBundle[SpendingHistory]) -> str:
     hospitals = report["hospitals"]
     sections = [
         "<h1>Privacy audit</h1>",
-        f'<p class="soft">Everything in this bundle holds. {_text(report["made_by"])} recomputed it offline, from '
-        f"{report['bundle']['bytes']:,} bytes with SHA-256 <code>{_text(report['bundle']['sha256'])}</code>.</p>",
-        *(_claim(part) for part in hospitals.values()),
-        f"<p>{_text(report['trust_model'])}</p>",
+        f'<p class="soft">Everything in this bundle holds. {escape(report["made_by"])} recomputed it offline, from '
+        f"{report['bundle']['bytes']:,} bytes with SHA-256 <code>{escape(report['bundle']['sha256'])}</code>.</p>",
+        *(f'<p class="claim">{escape(sentence)}</p>' for sentence in report["claims"]),
+        _overview(hospitals),
+        f"<p>{escape(report['trust_model'])}</p>",
         "<h3>The claim rests on these assumptions</h3>",
-        _list(report["assumptions"]),
+        draw_list(report["assumptions"]),
         "<h3>What was checked</h3>",
-        _list(report["checks"]),
+        draw_list(report["checks"]),
         *(_hospital(name, part, found.logs[name].state) for name, part in hospitals.items()),
         "<h2>Implementation</h2>",
-        _list(report["implementation"]),
+        draw_list(report["implementation"]),
         _mapping(report["mapping"]),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Privacy audit</title>'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body><main>\n'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body><main>\n'
         + "\n".join(sections)
         + "\n</main></body></html>\n"
     )
 
 
-def _claim(part: Json) -> str:
-    return f'<p class="claim">{_text(part["claim"]["sentence"])}</p>'
+def _overview(hospitals: Json) -> str:
+    rows = []
+    for name, part in hospitals.items():
+        if "blocks" not in part:
+            rows.append((escape(name), "–", "–", "–", "0", "0", "0", "–"))
+            continue
+        claim, work = part["claim"], part["work"]
+        audits = [one["judged_anew"] is not None and one["judged_anew"]["as_claimed"] for one in part["conformance"]]
+        rows.append(
+            (
+                f'<a href="#{escape(name)}">{escape(name)}</a>',
+                escape(claim["epsilon"]),
+                escape(claim["epsilon_so_far"]),
+                format_percent(str(max(Decimal(row["spent"]) for row in part["blocks"]))),
+                f"{sum(claim['releases'].values()):,}",
+                f"{sum(work['refusals'].values()):,}",
+                f"{len(work['unsealed']):,}",
+                f"{sum(audits)} of {len(audits)}" if audits else "none",
+            )
+        )
+    head = (
+        "hospital",
+        "claimed ε",
+        "ε so far",
+        "spent at most",
+        "answers",
+        "refusals",
+        "never sealed",
+        "audits passed",
+    )
+    return draw_table(head, rows, numbers=range(1, 8))
 
 
 def _hospital(name: str, part: Json, history: SpendingHistory) -> str:
-    sections = [f"<h2>{_text(name)}</h2>"]
+    sections = [f'<h2 id="{escape(name)}">{escape(name)}</h2>']
     if "blocks" in part:
         sections += [_spending(part, history), _blocks(part), _studies(part), _work(part), _empirical(part)]
     return "\n".join([*sections, _integrity(part)])
@@ -112,56 +111,10 @@ def _spending(part: Json, history: SpendingHistory) -> str:
         for one in claim["claims"][1:]
     ]
     return (
-        "<h3>What was spent</h3>" + _table(None, [(_text(key), _text(value)) for key, value in facts]) + _plot(history)
+        "<h3>What was spent</h3>"
+        + draw_table(None, [(escape(key), escape(value)) for key, value in facts])
+        + draw_spending(history)
     )
-
-
-def _plot(history: SpendingHistory) -> str:
-    state = history.state
-    policy, at = state.in_force, PLACES[state.in_force.order]
-
-    @cache
-    def odometer(spent: Curve) -> float:
-        return float(read_odometer(spent, order=policy.order, delta=policy.delta))
-
-    def kept(spent: Curve) -> float:
-        return float(convert_to_epsilon(spent[at], order=policy.order, delta=policy.delta))
-
-    alike: dict[tuple[tuple[int, Curve], ...], list[str]] = {}
-    for name, block in sorted(history.blocks.items()):
-        if block.points:
-            alike.setdefault(tuple((point.entry, point.spent) for point in _thin(block.points)), []).append(name)
-    if not alike:
-        return "<p>No block has spent anything.</p>"
-    drawn = sorted(alike.items(), key=lambda item: (-item[0][-1][1][at], item[1]))[:MOST_LINES]
-    lines = [
-        StepLine(
-            label=_join(names),
-            points=tuple((entry, kept(spent)) for entry, spent in points),
-            beside=tuple((entry, odometer(spent)) for entry, spent in points),
-        )
-        for points, names in drawn
-    ]
-    limits = tuple((one.entry, float(one.epsilon)) for one in history.claims)
-    last = len(history.times) - 1
-    ticks = [
-        Tick(place=place, words=(f"entry {place}", *format_time(history.times[place]).split(" ", 1)))
-        for place in sorted({round(last * step / 4) for step in range(5)})
-    ]
-    plot = draw_steps(
-        lines,
-        limits=StepLine(label="claimed for the lifetime", points=limits),
-        ticks=ticks,
-        last=last,
-        title="ε of each block over the ledger",
-        amount="ε",
-    )
-    words = (
-        "One line for all blocks that spent alike. Full lines: ε by the filter, at its one fixed order, which is what "
-        "may not pass the claim. Dotted: ε by the odometer, a bound that holds at every moment at once; that costs it "
-        "some tightness, so late in a life it may stand above the claim. Times are by the hospital's own clock."
-    )
-    return f"{plot}<p><small>{words}</small></p>"
 
 
 def _blocks(part: Json) -> str:
@@ -178,13 +131,13 @@ def _blocks(part: Json) -> str:
             "".join(_patients(block) for block in group[:MOST_LINES])
             + (f"<div>and {len(group) - MOST_LINES} more</div>" if len(group) > MOST_LINES else ""),
             "".join(
-                f"<div>{_text(names.get(study, study))}: {_percent(share)}</div>"
+                f"<div>{escape(names.get(study, study))}: {format_percent(share)}</div>"
                 for study, share in group[0]["by_study"].items()
             ),
-            _text(group[0]["epsilon_odometer"]),
-            _text(group[0]["epsilon_filter"]),
-            _share(group[0]["spent"]),
-            _percent(group[0]["remaining"]),
+            escape(group[0]["epsilon_odometer"]),
+            escape(group[0]["epsilon_filter"]),
+            draw_share(group[0]["spent"]),
+            format_percent(group[0]["remaining"]),
         )
         for group in groups[:MOST_ROWS]
     ]
@@ -197,12 +150,12 @@ def _blocks(part: Json) -> str:
         "all orders. Where blocks were merged, a past is that of the patients who had spent most."
     ]
     head = ("patients", "what each study cost them", "ε, odometer", "ε, filter", "of the budget", "left")
-    table = _table(head, rows, numbers=(2, 3, 4, 5)) if rows else ""
-    return f"<h3>Blocks of patients</h3>{table}<p><small>{_text(' '.join(words))}</small></p>"
+    table = draw_table(head, rows, numbers=(2, 3, 4, 5)) if rows else ""
+    return f"<h3>Blocks of patients</h3>{table}<p><small>{escape(' '.join(words))}</small></p>"
 
 
 def _patients(block: Json) -> str:
-    return f'{_text(block["patients"])} <code class="soft">{_text(block["block"])}</code>'
+    return f'<div>{escape(block["patients"])} <code class="soft">{escape(block["block"])}</code></div>'
 
 
 def _studies(part: Json) -> str:
@@ -217,22 +170,23 @@ def _studies(part: Json) -> str:
 
 
 def _study(study: Json) -> str:
-    question = study["question"] or "The signed study is not in this bundle."
+    about = escape(study["question"] or "The signed study is not in this bundle.")
+    about += f" Privacy mode “{escape(study['mode'])}”." if study["mode"] else ""
     rows = [
         (
-            _text(one["part"]),
-            "<br>".join(_text(use["mechanism"]) for use in one["programme"]),
+            escape(one["part"]),
+            "<br>".join(escape(use["mechanism"]) for use in one["programme"]),
             "<br>".join(f"{use['charged']:,} of {use['exactly']['count']:,}" for use in one["programme"]),
-            _percent(one["charged"]),
-            _percent(one["remaining"]),
-            _text(one["plan_epsilon"] or "–"),
+            format_percent(one["charged"]),
+            format_percent(one["remaining"]),
+            escape(one["plan_epsilon"] or "–"),
         )
         for one in study["parts"]
     ]
     head = ("part", "mechanism", "runs charged", "spent", "may yet spend", "ε of the plan")
     return (
-        f"<p><strong>{_text(study['name'])}</strong>{', closed' if study['closed'] else ''}. {_text(question)}<br>"
-        f'<code class="soft">{_text(study["study"])}</code></p>' + _table(head, rows, numbers=(2, 3, 4, 5))
+        f"<p><strong>{escape(study['name'])}</strong>{', closed' if study['closed'] else ''}. {about}<br>"
+        f'<code class="soft">{escape(study["study"])}</code></p>' + draw_table(head, rows, numbers=(2, 3, 4, 5))
     )
 
 
@@ -246,9 +200,9 @@ def _work(part: Json) -> str:
         ("aborted before the start", work["aborted"], "nothing was read; given back unless the blocks had changed"),
         *((f"refused: {code}", count, "a signed refusal") for code, count in work["refusals"].items()),
     ]
-    table = _table(None, [(_text(a), f"{b:,}", _text(c)) for a, b, c in rows], numbers=(1,))
+    table = draw_table(None, [(escape(a), f"{b:,}", escape(c)) for a, b, c in rows], numbers=(1,))
     unsealed = work["unsealed"][:MOST_ROWS]
-    keys = "".join(f"<li><code>{_text(key)}</code></li>" for key in unsealed)
+    keys = "".join(f"<li><code>{escape(key)}</code></li>" for key in unsealed)
     listed = f"<p>Charged and not sealed, as study/run/round/attempt/task:</p><ul>{keys}</ul>" if keys else ""
     return f"<h3>Releases, refusals and crashes</h3>{table}{listed}"
 
@@ -266,18 +220,18 @@ def _empirical(part: Json) -> str:
                 f"{judged['epsilon_claimed']} claimed; {judged['engine']}, {judged['day']}, by {judged['signed_by']}"
             )
         rows.append(
-            (_text(one["time"]), _text(one["outcome"]), _text(words), f"<code>{_text(one['code'][:16])}</code>")
+            (escape(one["time"]), escape(one["outcome"]), escape(words), f"<code>{escape(one['code'][:16])}</code>")
         )
     shown = (
-        _table(("recorded", "outcome", "what can be said of it", "program"), rows)
+        draw_table(("recorded", "outcome", "what can be said of it", "program"), rows)
         if rows
         else '<p class="none">No conformance audit is recorded in this ledger: nothing empirical supports it.</p>'
     )
     code = [
-        (f"<code>{_text(one['digest'])}</code>", f"{one['answers']:,}", _text(f"{one['first']} to {one['last']}"))
+        (f"<code>{escape(one['digest'])}</code>", f"{one['answers']:,}", escape(f"{one['first']} to {one['last']}"))
         for one in part["code"]
     ]
-    programs = _table(("program that sealed answers", "answers", "when"), code, numbers=(1,)) if code else ""
+    programs = draw_table(("program that sealed answers", "answers", "when"), code, numbers=(1,)) if code else ""
     return f"<h3>Empirical audits</h3>{shown}{programs}"
 
 
@@ -292,7 +246,7 @@ def _integrity(part: Json) -> str:
         *((f"cosigned by {witness}", time) for witness, time in integrity["cosigned"].items()),
         *(("site policy", f"{one['digest']} since {one['since']}") for one in part.get("site_policies", ())),
     ]
-    return "<h3>Integrity</h3>" + _table(None, [(_text(key), _text(value)) for key, value in facts])
+    return "<h3>Integrity</h3>" + draw_table(None, [(escape(key), escape(value)) for key, value in facts])
 
 
 def _mapping(rows: Iterable[Json]) -> str:
@@ -302,43 +256,8 @@ def _mapping(rows: Iterable[Json]) -> str:
         "can take from this report, and what has to come from elsewhere.</p>",
     ]
     for source, group in groupby(rows, key=lambda row: row["source"]):
-        cells = [[_text(row[key]) for key in ("place", "asks", "evidence", "not_evidence")] for row in group]
-        parts.append(f"<h3>{_text(source)}</h3>" + _table(("place", "asks for", "evidence here", "not here"), cells))
+        cells = [[escape(row[key]) for key in ("place", "asks", "evidence", "not_evidence")] for row in group]
+        parts.append(
+            f"<h3>{escape(source)}</h3>" + draw_table(("place", "asks for", "evidence here", "not here"), cells)
+        )
     return "".join(parts)
-
-
-def _table(head: Sequence[str] | None, rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already. numbers: columns of figures."""
-    lines = [] if head is None else [_row(head, "th", numbers)]
-    return f"<table>{''.join([*lines, *(_row(row, 'td', numbers) for row in rows)])}</table>"
-
-
-def _row(cells: Sequence[str], tag: str, numbers: Sequence[int]) -> str:
-    kinds = [' class="n"' if at in numbers else "" for at in range(len(cells))]
-    return "<tr>" + "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
-
-
-def _list(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>"
-
-
-def _share(share: str) -> str:
-    width = max(0.0, min(100.0, float(share) * 100))
-    return f'{_percent(share)}<span class="bar"><i style="width:{width:.1f}%"></i></span>'
-
-
-def _percent(share: str) -> str:
-    return f"{float(share) * 100:.2f} %"
-
-
-def _thin(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    step = -(-len(points) // MOST_POINTS)
-    return points[::-step][::-1] if points else points
-
-
-def _join(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))

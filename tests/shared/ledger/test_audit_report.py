@@ -100,6 +100,10 @@ def eventful(book: tuple[Book, list[bytes]]) -> tuple[dict[str, Any], str]:
 
 def test_every_figure_is_the_ledgers(book: tuple[Book, list[bytes]], eventful: tuple[dict[str, Any], str]) -> None:
     state, told = book[0].state, eventful[0]["hospitals"][SITE]
+    (sentence,) = eventful[0]["claims"]
+    assert "every patient of north" in sentence
+    assert "(2 answers of 2 studies)" in sentence
+    assert "(ε = 9, δ = 0.000001)-differentially private" in sentence
     assert told["claim"]["epsilon"] == "9"
     assert [one["epsilon"] for one in told["claim"]["claims"]] == ["8", "9"]
     assert told["claim"]["releases"] == {"train": 2}  # what was sealed may have left
@@ -111,6 +115,7 @@ def test_every_figure_is_the_ledgers(book: tuple[Book, list[bytes]], eventful: t
     (study_a, _) = told["studies"]
     assert study_a["parts"][0]["programme"][0]["charged"] == 30  # of 200; the aborted ten were given back
     assert study_a["closed"]
+    assert Decimal(study_a["parts"][0]["remaining"]) == 0  # what is closed charges nothing more
     assert told["work"] | {"unsealed": 0} == {
         "reserved": 4,
         "released": 1,
@@ -142,7 +147,8 @@ def test_what_comes_from_a_bundle_is_escaped_and_nothing_is_fetched(eventful: tu
     class Reader(HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
             tags.append(tag)
-            assert not {"src", "href", "srcset", "action", "data"} & {name for name, _ in attrs}
+            assert not {"src", "srcset", "action", "data"} & {name for name, _ in attrs}
+            assert all(value == f"#{SITE}" for name, value in attrs if name == "href")
             assert not [name for name, _ in attrs if name.startswith("on")]
 
     Reader().feed(page)
@@ -159,7 +165,7 @@ def test_the_same_bundle_gives_the_same_bytes(
 
 
 def test_a_report_of_an_empty_ledger_and_of_one_that_spent_nothing() -> None:
-    assert "is empty" in report_of([])[1]
+    assert "which is empty" in report_of([])[1]
     _, page = report_of(opened().written)
     assert "No block has spent anything" in page
     assert "No conformance audit is recorded" in page
