@@ -81,7 +81,7 @@ def _overview(hospitals: Json) -> str:
         "answers",
         "refusals",
         "never sealed",
-        "audits passed",
+        "audits that held",
     )
     return draw_table(head, rows, numbers=range(1, 8))
 

@@ -61,8 +61,8 @@ def draw_spending(history: SpendingHistory) -> str:
     words = (
         "One line for all blocks that spent alike. Full lines: ε by the filter, at its one fixed order, which is what "
         "may not pass the claim. Dotted: ε by the odometer, a bound that holds at every moment at once; that costs it "
-        "some tightness, so late in a life it may stand above the claim. Times are by the hospital's own clock. Of very "
-        "many charges only some are drawn."
+        "some tightness, so late in a life it may stand above the claim. Times are by the hospital's own clock. Of "
+        "very many charges only some are drawn."
     )
     if len(alike) > len(drawn):
         words += f" {len(alike) - len(drawn)} lines of blocks that spent less are not drawn."
