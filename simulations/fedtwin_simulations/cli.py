@@ -73,6 +73,23 @@ def experiment(
 
 
 @app.command()
+def ablation(
+    name: Annotated[str, typer.Argument(help="a packaged experiment of logistic regression, or the path of a file")],
+    data: Data = None,
+    epsilon: Annotated[float | None, typer.Option(help="which private line; the demo's price without it")] = None,
+) -> None:
+    """Change one thing of a private study at a time, at equal ε: what helps, and what does not."""
+    from fedtwin_simulations.ablation import ablation_table, choose_entry, run_ablation
+    from fedtwin_simulations.specification import read_experiment
+
+    found = read_experiment(name)
+    entry = choose_entry(found, epsilon)
+    with _progress(found.title) as on_progress:
+        lines = run_ablation(found, entry, data=data, on_progress=on_progress)
+    Console().print(ablation_table(f"{found.title}, ε = {entry.epsilon:g}", lines, found.metrics[0]))
+
+
+@app.command()
 def demo(
     study: Annotated[str, typer.Option(help="virtual, heart, eicu, physionet2012, or the path of a TOML file")] = (
         "virtual"
