@@ -29,6 +29,7 @@ FLOWER_FILES = {
     "executor.py",
     "supernode.py",
     "local_grid.py",
+    "secagg_workflow.py",
     "wire.py",
 }
 # Private Flower API: our executor and our launcher at the hospital; the in-process runtime of simulations.
@@ -148,7 +149,9 @@ def signers(files: Iterator[tuple[str, str]]) -> set[str]:
     hospital, by signing an envelope of any type at all."""
     found = set()
     for file, source in files:
-        forbidden = {"UPDATE_TYPE", "REFUSAL_TYPE"} | ({"sign_envelope"} if file.startswith("client/") else set())
+        forbidden = {"UPDATE_TYPE", "REFUSAL_TYPE"} | (
+            {"sign_envelope", "sign_document"} if file.startswith("client/") else set()
+        )
         nodes = list(ast.walk(ast.parse(source)))
         named = names_in(source) | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]

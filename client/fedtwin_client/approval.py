@@ -24,7 +24,7 @@ from fedtwin_client.policy import SitePolicy
 from fedtwin_client.policy_signature import open_policy
 from fedtwin_client.quarantine import Tally
 from fedtwin_client.reader import read_hospital
-from fedtwin_client.review import StudyCosts, describe_collusion, describe_costs
+from fedtwin_client.review import StudyCosts, describe_collusion, describe_costs, describe_signers
 from fedtwin_client.spending import StudySpending, describe_spending
 from fedtwin_client.spending_limits import SpendingLimits, cost_blocks
 from fedtwin_client.studies import open_studies, read_study
@@ -94,6 +94,7 @@ def examine_study(
             *describe_collusion(signed.study),
             *(NO_LEDGER if costs is None else describe_costs(costs, SpendingLimits.of(policy))),
             *others,
+            *describe_signers(signed, policy, site=gate.site),
             ("code", "this hospital's own program; none of the coordinator's runs here"),
             ("code digest", digest_code()),
         ),

@@ -12,6 +12,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedtwin_client.config import HospitalDirectory
+from fedtwin_shared.documents import SignedStudy, countersign_study
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.models import digest_parameters, verify_parameters
 from fedtwin_shared.round import (
@@ -74,6 +75,10 @@ class Gate:
         verified = verify_envelope(envelope, payload_type=ATTESTATION_TYPE, trusted=own)
         if verified.payload != self._attestation(study):
             raise VerificationError(field="attestation", expected="this study and this site", found="another")
+
+    def countersign(self, signed: SignedStudy) -> bytes:
+        """Return the study's envelope with this hospital's signature among the others."""
+        return countersign_study(signed, self.key)
 
     def sign_policy(self, statement: bytes) -> bytes:
         """Return the hospital's policy under its own signature; it stays in the hospital, but for its digest."""

@@ -101,9 +101,9 @@ class Hospital:
     def answer(self, envelope: bytes, arrays: Arrays) -> tuple[bytes, Arrays, bytes]:
         """Return the signed answer to a plan's envelope and the arrays that came with it; its arrays; what proves it.
 
-        In this order: server signature, study known and approved, own part in it, task foreseen by it, model digest and
-        form, policy, attested cohort, a programme that can be paid; then read the cohort, charge, train or evaluate,
-        seal, release. An exception of the training itself passes through, and the attempt stays charged.
+        In this order: server signature, study known, approved and signed, own part in it, task foreseen by it, model
+        digest and form, policy, attested cohort, a programme that can be paid; then read the cohort, charge, train or
+        evaluate, seal, release. An exception of the training itself passes through, and the attempt stays charged.
         """
         with self._one_at_a_time:
             try:
@@ -151,6 +151,8 @@ class Hospital:
     def _check(self, envelope: bytes, arrays: Arrays) -> _Task:
         plan = _verify_plan(envelope, coordinator=self._coordinator)
         approved = self._approved(plan.study)
+        if not approved.complete:
+            raise _RefusedError(RefusalCode.STUDY_UNSIGNED)
         participant = _check_part(approved, gate=self._gate)
         _check_foreseen(plan, approved.study)
         parameters = _verify_model(plan, approved.study, arrays)

@@ -9,13 +9,16 @@ ours.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from rich.cells import cell_len, chop_cells
 
+from fedtwin_client.policy import SitePolicy
 from fedtwin_client.spending_limits import BlockCost, SpendingLimits
+from fedtwin_client.studies import missing_signatures
+from fedtwin_shared.documents import SignedStudy
 from fedtwin_shared.privacy import accounted_delta, compute_epsilon
 from fedtwin_shared.study import Study
 
@@ -118,3 +121,22 @@ def describe_collusion(study: Study) -> tuple[tuple[str, str], ...]:
         ),
         ("", "a patient of two hospitals of the study pays at both"),
     )
+
+
+def describe_signers(signed: SignedStudy, policy: SitePolicy, *, site: str) -> tuple[tuple[str, str], ...]:
+    """Return who signed, and which of the other hospitals this one verified itself, as (subject, words)."""
+    others = [part.site for part in signed.study.participants if part.site != site]
+    verified = signed.roster.verified(policy.trusted_peers)
+    rows = [
+        ("signed by", ", ".join(["the coordinator", *sorted(signed.signers)])),
+        ("peers", f"verified here: {_list(name for name in others if name in verified)}"),
+        ("", f"known from the coordinator alone: {_list(name for name in others if name not in verified)}"),
+    ]
+    missing = missing_signatures(signed, policy, site=site)
+    if missing:
+        rows.append(("", f"no round before these have signed, under keys verified here: {_list(missing)}"))
+    return tuple(rows)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,7 +1,8 @@
 """The studies that this hospital approved: in memory for simulations, in a folder for a real hospital.
 
-Design note: approval is a folder named by the study's digest, with the signed study and the hospital's own attestation
-that enough patients stand behind it. Withdrawing is removing the folder: it takes effect with the next task.
+Design note: approval is a folder named by the study's digest, with the signed study, the hospital's own attestation
+that enough patients stand behind it, and the study under the hospital's own signature, which the coordinator collects.
+Withdrawing is removing the folder: it takes effect with the next task. A refusal is kept beside the folders.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.gate import Gate
+from fedtwin_client.policy import SitePolicy
 from fedtwin_shared.documents import SignedStudy, verify_study
 from fedtwin_shared.durable import create_file, replace_file
 from fedtwin_shared.errors import ConfigurationError, VerificationError
@@ -24,16 +26,22 @@ from fedtwin_shared.study import Study
 
 STUDY_FILE: Final = "study.signed.json"
 ATTESTATION_FILE: Final = "attestation.json"
+COUNTERSIGNED_FILE: Final = "countersigned.json"  # for the coordinator: the study with this hospital's signature
 REFUSALS: Final = "refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovedStudy:
-    """A verified study that this hospital approved, and whether it attested enough patients."""
+    """A verified study that this hospital approved.
+
+    attested: the hospital says that enough patients stand behind it. complete: everybody whose signature the policy
+    asks for has signed it.
+    """
 
     study: Study
     roster: Roster
     attested: bool
+    complete: bool = True
 
 
 FindStudy = Callable[[str], ApprovedStudy | None]  # by digest
@@ -44,10 +52,14 @@ class StudyFolder:
 
     - a removed folder is a withdrawn study, from the next call on
     - a study whose attestation is missing or not this hospital's own is found, but not attested
+    - a study that lacks a signature that `is_complete` asks for is found, but not complete
     """
 
-    def __init__(self, folder: Path, *, coordinator: str, gate: Gate) -> None:
+    def __init__(
+        self, folder: Path, *, coordinator: str, gate: Gate, is_complete: Callable[[SignedStudy], bool] = lambda _: True
+    ) -> None:
         self._folder, self._coordinator, self._gate = folder, coordinator, gate
+        self._is_complete = is_complete
         self._verified: dict[str, ApprovedStudy] = {}
 
     def find(self, digest: str) -> ApprovedStudy | None:
@@ -73,6 +85,7 @@ class StudyFolder:
             shutil.rmtree(drafted)
         drafted.mkdir(mode=0o700, parents=True)
         create_file(drafted / ATTESTATION_FILE, self._gate.attest(digest))
+        create_file(drafted / COUNTERSIGNED_FILE, self._gate.countersign(signed))
         create_file(drafted / STUDY_FILE, signed.envelope)
         drafted.rename(final)
         self._refusal(digest).unlink(missing_ok=True)  # a crash before this leaves an approved study, which it is
@@ -104,12 +117,31 @@ class StudyFolder:
         with contextlib.suppress(OSError, VerificationError):
             self._gate.verify_attestation((file.parent / ATTESTATION_FILE).read_bytes(), digest)
             attested = True
-        return ApprovedStudy(study=signed.study, roster=signed.roster, attested=attested)
+        return ApprovedStudy(
+            study=signed.study, roster=signed.roster, attested=attested, complete=self._is_complete(signed)
+        )
 
 
 def open_studies(directory: HospitalDirectory, gate: Gate) -> StudyFolder:
     """Return the studies that this hospital approved."""
-    return StudyFolder(directory.studies, coordinator=directory.config.coordinator.public_key, gate=gate)
+    policy = directory.config.policy
+    return StudyFolder(
+        directory.studies,
+        coordinator=directory.config.coordinator.public_key,
+        gate=gate,
+        is_complete=lambda signed: not missing_signatures(signed, policy, site=gate.site),
+    )
+
+
+def missing_signatures(signed: SignedStudy, policy: SitePolicy, *, site: str) -> tuple[str, ...]:
+    """Return the sites whose signature the policy asks for and the study lacks.
+
+    - with `every-site`, a participant counts only under a name and key that this hospital verified itself
+    """
+    if policy.plan_signatures == "coordinator":
+        return ()
+    counted = signed.signers & (signed.roster.verified(policy.trusted_peers) | {site})
+    return tuple(part.site for part in signed.study.participants if part.site not in counted)
 
 
 def approved_digests(folder: Path) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ def approve(
     from fedtwin_client.approval import ApprovalError, approve_study, examine_study
     from fedtwin_client.config import read_directory
     from fedtwin_client.hospital_ledger import note_refusal
+    from fedtwin_client.studies import COUNTERSIGNED_FILE
     from fedtwin_shared.round import RefusalCode
 
     hospital = read_directory(directory)
@@ -56,8 +57,9 @@ def approve(
         typer.echo("not approved")
         raise typer.Exit(1)
     approve_study(hospital, request)
-    digest = request.signed.study.digest
-    typer.echo(f"approved; to withdraw it: fedtwin client refuse {directory} {study}, or remove studies/{digest}")
+    folder = hospital.studies / request.signed.study.digest
+    typer.echo(f"approved; to withdraw it: fedtwin client refuse {directory} {study}, or remove {folder}")
+    typer.echo(f"with this hospital's signature, for the coordinator: {folder / COUNTERSIGNED_FILE}")
 
 
 def refuse(

@@ -49,6 +49,7 @@ class RefusalCode(StrEnum):
     BUNDLE_UNKNOWN = "bundle-unknown"
     PLAN_UNVERIFIED = "plan-unverified"
     STUDY_UNKNOWN = "study-unknown"
+    STUDY_UNSIGNED = "study-unsigned"
     STUDY_REFUSED = "study-refused"
     MODEL_UNVERIFIED = "model-unverified"
     POLICY = "policy"

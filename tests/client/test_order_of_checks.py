@@ -1,14 +1,14 @@
 """The order in which a hospital checks a task: of several things that are wrong, the first in the order is the reason.
 
-Source of the order: signature of the coordinator, plan of an approved study, roster, model, policy, attested cohort,
-budget; then data are read, then the charge is written, then patients take part.
+Source of the order: signature of the coordinator, plan of an approved study, signed by all whom the policy asks for,
+roster, model, policy, attested cohort, budget; then data are read, then the charge is written, then patients take part.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,22 @@ def against_policy(case: Case) -> None:
     case.policy.refusing = True
 
 
+def incomplete(case: Case) -> None:
+    before = case.approved
+
+    def change(study: ApprovedStudy) -> ApprovedStudy | None:
+        kept = before(study)
+        return None if kept is None else replace(kept, complete=False)
+
+    case.approved = change
+
+
 def unattested(case: Case) -> None:
     before = case.approved
 
     def change(study: ApprovedStudy) -> ApprovedStudy | None:
         kept = before(study)
-        return None if kept is None else ApprovedStudy(study=kept.study, roster=kept.roster, attested=False)
+        return None if kept is None else replace(kept, attested=False)
 
     case.approved = change
 
@@ -109,7 +119,7 @@ def other_roster(case: Case) -> None:
             site.model_copy(update={"public_key": stranger} if site.name == SITE else {}) for site in kept.roster.sites
         ]
         roster = Roster(version=2, coordinator=kept.roster.coordinator, sites=tuple(sites))
-        return ApprovedStudy(study=kept.study, roster=roster, attested=kept.attested)
+        return replace(kept, roster=roster)
 
     case.approved = change
 
@@ -132,6 +142,7 @@ def spent(case: Case) -> None:
 FAULTS: list[tuple[Callable[[Case], None], RefusalCode]] = [
     (unsigned, RefusalCode.PLAN_UNVERIFIED),
     (unknown, RefusalCode.STUDY_UNKNOWN),
+    (incomplete, RefusalCode.STUDY_UNSIGNED),
     (other_roster, RefusalCode.STUDY_UNKNOWN),
     (unplanned, RefusalCode.PLAN_UNVERIFIED),
     (other_model, RefusalCode.MODEL_UNVERIFIED),
@@ -141,8 +152,8 @@ FAULTS: list[tuple[Callable[[Case], None], RefusalCode]] = [
     (unreadable, RefusalCode.SITE_NOT_READY),
     (spent, RefusalCode.ATTEMPT_SPENT),
 ]
-READS = 8  # from this fault on data may have been read
-CHARGES = 9  # from this fault on the journal was asked
+READS = 9  # from this fault on data may have been read
+CHARGES = 10  # from this fault on the journal was asked
 
 
 def ask(case: Case) -> RefusalCode:
