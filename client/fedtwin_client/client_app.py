@@ -18,9 +18,11 @@ from flwr.clientapp import ClientApp
 from fedtwin_client.config import DIRECTORY_VARIABLE, read_directory
 from fedtwin_client.hospital import Hospital
 from fedtwin_client.installation import Installation, open_installation
+from fedtwin_client.secure_site import SecureSite
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.round import Arrays, RefusalCode
-from fedtwin_shared.wire import pack, unpack
+from fedtwin_shared.secagg.order import ROUTES
+from fedtwin_shared.wire import pack, pack_bytes, unpack, unpack_bytes
 
 
 def make_client_app(find: Callable[[Context], Hospital]) -> ClientApp:
@@ -34,6 +36,20 @@ def make_client_app(find: Callable[[Context], Hospital]) -> ClientApp:
     app.train()(answer)
     app.evaluate()(answer)
     return app
+
+
+def add_secure_routes(app: ClientApp, find: Callable[[Context], SecureSite]) -> None:
+    """Let the site that `find` names answer the orders of secure aggregations, each phase by a route of its own."""
+
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            order = unpack_bytes(message.content)
+        except VerificationError:
+            order = b""  # no order, so a refusal
+        return Message(pack_bytes(find(context).answer(order)), reply_to=message)
+
+    for route in ROUTES.values():
+        app.train(route)(answer)
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from fedtwin_shared.signing import canonical_json, parse_canonical
 RECORD: Final = "fedtwin"
 ENVELOPE: Final = "envelope"
 ARRAYS: Final = "arrays"
+BYTES: Final = "bytes"
 EVIDENCE: Final = "evidence"
 NUMBERS: Final = frozenset({"float32", "float64", "int64"})
 MAX_HEADER_BYTES: Final = 1 << 20  # names and shapes of 10,000 arrays; prevents DoS
@@ -61,6 +62,22 @@ def unpack_answer(content: RecordDict) -> tuple[bytes, Arrays, bytes]:
     if EVIDENCE in record and not evidence:
         raise VerificationError(field="content", expected="no evidence, or some", found="an empty one")
     return envelope, decode_arrays(arrays), evidence
+
+
+def pack_bytes(data: bytes) -> RecordDict:
+    """Return the content of a message that is bytes alone: an order of a secure aggregation, or its answer."""
+    return RecordDict({RECORD: ConfigRecord({BYTES: data})})
+
+
+def unpack_bytes(content: RecordDict) -> bytes:
+    """Return the bytes that `pack_bytes` packed. Raises `VerificationError` for any other form."""
+    record = content.get(RECORD)
+    if set(content) != {RECORD} or not isinstance(record, ConfigRecord) or set(record) != {BYTES}:
+        raise VerificationError(field="content", expected="bytes alone", found="other records")
+    data = record[BYTES]
+    if not isinstance(data, bytes):
+        raise VerificationError(field="content", expected="bytes", found="another type")
+    return data
 
 
 def encode_arrays(arrays: Arrays) -> bytes:

@@ -44,7 +44,11 @@ class ProtocolError(FedtwinError):
         super().__init__(field=f"{phase}: {sender or 'unknown sender'}", expected=expected, found=found)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.phase, self.sender, self.expected, self.found)
+        return _rebuild, (type(self), self.phase, self.sender, self.expected, self.found)
+
+
+class WrongShareError(ProtocolError):
+    """The sender, whose signature on it stands, revealed or dealt a share that is not what was committed to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,5 +125,5 @@ def verify_each(
     return dict(sorted(found.items()))
 
 
-def _rebuild(phase: Phase, sender: str, expected: str, found: str) -> ProtocolError:
-    return ProtocolError(phase=phase, sender=sender, expected=expected, found=found)
+def _rebuild(kind: type[ProtocolError], phase: Phase, sender: str, expected: str, found: str) -> ProtocolError:
+    return kind(phase=phase, sender=sender, expected=expected, found=found)

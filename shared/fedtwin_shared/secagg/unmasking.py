@@ -15,7 +15,7 @@ from fedtwin_shared.secagg.advertising import commit_seed
 from fedtwin_shared.secagg.agreement import Agreed, verify_agreement
 from fedtwin_shared.secagg.masking import MaskedSum, mask_pair, mask_seed
 from fedtwin_shared.secagg.masks import add_masks, public_half
-from fedtwin_shared.secagg.message import Phase, ProtocolError, sign_message, verify_message
+from fedtwin_shared.secagg.message import Phase, ProtocolError, WrongShareError, sign_message, verify_message
 from fedtwin_shared.secagg.shamir import SHARE_BYTES, is_share, read_share, recover_secrets
 from fedtwin_shared.secagg.sharing import COMMITMENT_BYTES, KEY, KINDS, SEED, commit_share
 from fedtwin_shared.secagg.terms import Seat
@@ -52,7 +52,7 @@ def verify_reveal(state: MaskedSum, data: bytes) -> Revealed:
     """Return the shares of one survivor; the coordinator's check in round 4.
 
     Raises `ProtocolError`, naming the sender, for a message that does not verify, is of no survivor, or of another
-    length; and for a share to which its dealer had not committed: that sender lies about its shares.
+    length; `WrongShareError` for a share to which its dealer had not committed: the sender lies about its shares.
     """
     message = verify_message(data, phase=Phase.UNMASKING, context=state.binding, terms=state.roll.setup.terms)
     sender, members = message.sender, state.roll.members
@@ -66,7 +66,7 @@ def verify_reveal(state: MaskedSum, data: bytes) -> Revealed:
     for dealer, share in shares.items():
         # Nobody commits to a share of its own secret: a wrong one is found with the secret, and names the same site.
         if not is_share(share) or (dealer != sender and not _is_committed(state, share, dealer=dealer, holder=sender)):
-            raise ProtocolError(
+            raise WrongShareError(
                 phase=Phase.UNMASKING, sender=sender, expected=f"the share that {dealer} dealt", found="another"
             )
     return Revealed(sender=sender, shares=shares)
@@ -75,8 +75,8 @@ def verify_reveal(state: MaskedSum, data: bytes) -> Revealed:
 def unmask_sum(state: MaskedSum, revealed: Sequence[Revealed]) -> npt.NDArray[np.int64]:
     """Return the exact sum of the survivors' vectors, i64[length].
 
-    Raises `ProtocolError` for fewer than t survivors' shares, and, naming the dealer, for shares that make no secret
-    or another one than the dealer had advertised.
+    Raises `ProtocolError` for fewer than t survivors' shares; `WrongShareError`, naming the dealer, for shares that
+    make no secret or another one than the dealer had advertised.
     """
     roll, terms, binding = state.roll, state.roll.setup.terms, state.binding
     by_holder = {shares.sender: shares for shares in revealed}
@@ -118,7 +118,7 @@ def _recover(state: MaskedSum, by_holder: Mapping[str, Revealed]) -> dict[str, b
         else:
             right = secret is not None and public_half(secret) == advertised.masks[instance]
         if secret is None or not right:
-            raise ProtocolError(
+            raise WrongShareError(
                 phase=Phase.UNMASKING, sender=member, expected="shares of what was advertised", found="others"
             )
         found[member] = secret
