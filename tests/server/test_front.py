@@ -416,6 +416,7 @@ def test_a_release_is_served_under_the_digest_of_its_study_and_nothing_beside_it
         f"{study}/../{study}/weights.npz",
         f"{study}/weights.npz?x",
         f"{study}/weights%2Enpz",
+        f"{study}/weights.npz.bak",
     ):
         assert status(send(setting, get(f"/v1/release/{path}".encode()))) == 404
     assert setting.upstream.fleet == []
