@@ -116,8 +116,8 @@ def route(phase: Phase) -> str:
 
 @pytest.fixture
 def consortium(tmp_path: Path) -> Consortium:
-    """Five sites, of which one may be lost; two steps with a set-up."""
-    return Consortium(tmp_path, make_terms(5, dropouts=1, instances=2))
+    """Four sites, of which one may be lost; two steps with a set-up."""
+    return Consortium(tmp_path, make_terms(4, dropouts=1, instances=2))
 
 
 def test_steps_and_set_ups_follow_one_another(consortium: Consortium) -> None:
@@ -160,13 +160,11 @@ def test_a_site_that_is_lost_at_any_stage_leaves_the_exact_sum_of_the_others(
 
 @pytest.mark.parametrize("phase", list(Phase))
 def test_too_few_sites_end_a_step_before_anything_is_unmasked(consortium: Consortium, phase: Phase) -> None:
-    # Two of five are lost from this phase on, where one may be and four are needed to agree.
+    # Two of four are lost from this phase on, where one may be and three are needed to agree.
     order = [route(one) for one in Phase]
     gone = order[order.index(route(phase)) :]
     consortium.lose = lambda name, node: node <= BAD_NODE and name in gone
-    if phase in (Phase.AGREEMENT, Phase.UNMASKING):
-        assert consortium.terms.threshold == 4
-    with pytest.raises(ProtocolError, match=r"at least 4 sites|shares of 4 survivors"):
+    with pytest.raises(ProtocolError, match=r"at least 3 sites|shares of 3 survivors"):
         consortium.aggregate()
     revealing = [node for name, node in consortium.sent if name == route(Phase.UNMASKING)]
     assert revealing == [] or phase is Phase.UNMASKING
@@ -253,5 +251,5 @@ def test_a_coordinator_that_forgot_everything_begins_a_new_set_up(consortium: Co
 def test_another_study_is_refused(consortium: Consortium) -> None:
     exchange = consortium.coordinator.exchange
     consortium.coordinator = SecureCoordinator(terms=consortium.terms, study="0" * 64, run=RUN, exchange=exchange)
-    with pytest.raises(ProtocolError, match="keys: unknown sender: expected at least 4 sites, found 0"):
+    with pytest.raises(ProtocolError, match="keys: unknown sender: expected at least 3 sites, found 0"):
         consortium.aggregate()
