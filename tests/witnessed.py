@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 from fedtwin_client.ledger_journal import LedgerJournal, LifetimeClaim, Membership, Surroundings
 from fedtwin_client.witnessing import Witnessing
 from fedtwin_shared.ledger.note import VerifierKey, sign_note
+from fedtwin_shared.ledger.store import LogWriter
 from fedtwin_shared.ledger.study_programme import plan_programme
 from fedtwin_shared.ledger.witness import Answer
 from fedtwin_shared.ledger.witness_client import Send, WitnessContact
@@ -67,7 +68,13 @@ def make_watch(folder: Path, logs: Iterable[VerifierKey], *, count: int = 4, fau
 
 
 def open_ledger(
-    folder: Path, world: World, site: str, watch: Watch | None, *, asks: Study | None = None
+    folder: Path,
+    world: World,
+    site: str,
+    watch: Watch | None,
+    *,
+    asks: Study | None = None,
+    open_log: Callable[[Path], LogWriter] = LogWriter,
 ) -> LedgerJournal:
     """Open a hospital's ledger of a lifetime of ε = 100 for the world's study. asks: another one that is approved."""
     programme = plan_programme(world.study, plan=digest(b"signed study"))
@@ -89,5 +96,6 @@ def open_ledger(
         clock=CLOCK.__next__,
         draw=os.urandom,
         witnessing=None if watch is None else Witnessing(origin=origin, sign=sign, witnesses=watch.witnesses),
+        open_log=open_log,
     )
     return LedgerJournal(folder, claim=claim, surroundings=surroundings)

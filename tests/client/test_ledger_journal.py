@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -18,20 +15,23 @@ import pytest
 from fedtwin_client.journal import Journal, JournalError, Spend, TaskKey
 from fedtwin_client.ledger_journal import (
     ANSWERS,
+    INBOX,
     LEDGER,
     LedgerJournal,
     LifetimeClaim,
     Membership,
     Surroundings,
+    leave_note,
     read_ledger,
 )
 from fedtwin_shared.ledger.account import Phase
-from fedtwin_shared.ledger.encoding import parse_entry
-from fedtwin_shared.ledger.entry import Part
+from fedtwin_shared.ledger.database import LedgerError
+from fedtwin_shared.ledger.encoding import encode_entry, parse_entry
+from fedtwin_shared.ledger.entry import Abort, Part, Refusal
 from fedtwin_shared.ledger.mechanism import Gaussian, NotPrivate, PoissonGaussian, Use
 from fedtwin_shared.ledger.second_opinion import verify_prices
 from fedtwin_shared.ledger.state import verify_history
-from fedtwin_shared.ledger.store import LogReader
+from fedtwin_shared.ledger.store import LogReader, LogWriter, NewEntry
 from fedtwin_shared.ledger.study_programme import StudyProgramme, plan_programme
 from fedtwin_shared.round import RefusalCode, Task
 from fedtwin_shared.signing import digest
@@ -243,52 +243,48 @@ def test_a_whole_round_of_a_hospital_is_in_its_ledger(tmp_path: Path) -> None:
     assert state.studies[world.study.digest].number == 1
 
 
-# Charges, trains (a line in a file that says so) and seals, until it is killed.
-VICTIM = """
-import os, sys
-from pathlib import Path
-from fedtwin_client.journal import Spend
-from tests.client.test_ledger_journal import LIMIT, answer, key, open_journal
-folder = Path(sys.argv[1])
-with open_journal(folder / "ledger") as journal:
-    for number in range(int(sys.argv[2]), 10**6):
-        if journal.charge(key(round_=number), Spend(steps=1), limit=Spend(steps=10**6)) is not None:
-            break
-        with (folder / "touched").open("a") as file:
-            file.write(f"{number}\\n")
-        journal.seal(key(round_=number), answer(number))
-        journal.release(key(round_=number))
-        print(number, flush=True)
-"""
+class NoRoom(LogWriter):
+    """A disk that takes no seal any more."""
+
+    def append(self, entries: Sequence[NewEntry]) -> tuple[int, ...]:
+        if any(entry.kind == "seal" for entry in entries):
+            raise LedgerError(expected="a sound database", found="disk full")
+        return super().append(entries)
 
 
-def kill_one(folder: Path, first: int, lines: int) -> None:
-    """Start a hospital and kill it in the middle of whatever it does after `lines` answers."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2])])}
-    command = [sys.executable, "-c", VICTIM, str(folder), str(first)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout is not None
-        for _ in range(lines):
-            process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
+def test_an_answer_that_no_seal_names_is_not_one(tmp_path: Path) -> None:
+    """The bytes were kept, the seal was not: nothing left, and the attempt is spent."""
+    surroundings = replace(SURROUNDINGS, open_log=NoRoom)
+    with LedgerJournal(tmp_path, claim=CLAIM, surroundings=surroundings) as journal:
+        journal.charge(key(), Spend(steps=3), limit=LIMIT)
+        with pytest.raises(JournalError, match="disk full"):
+            journal.seal(key(), answer())
+        assert journal.broken
+    assert list((tmp_path / ANSWERS).iterdir())
+    with open_journal(tmp_path) as journal:
+        assert journal.sealed(key()) is None
+        assert journal.charge(key(), Spend(steps=3), limit=LIMIT) is RefusalCode.ATTEMPT_SPENT
+        with pytest.raises(RuntimeError, match="sealed"):
+            journal.release(key())
 
 
-@pytest.mark.slow
-def test_a_killed_hospital_never_touched_more_than_it_charged(tmp_path: Path) -> None:
-    for life in range(int(os.environ.get("FEDTWIN_KILLS", "2"))):
-        kill_one(tmp_path, first=1 + 100 * life, lines=life % 4)
-    with open_journal(tmp_path / "ledger") as journal:
-        state = journal.state
-        file = tmp_path / "touched"
-        touched = file.read_text(encoding="ascii").split() if file.exists() else []
-        assert len(touched) == len(set(touched)) <= journal.charged(STUDY).steps
-        for task in state.tasks.values():
-            assert task.phase in {Phase.STARTED, Phase.SEALED, Phase.RELEASED}
-        for number in map(int, touched):
-            name = key(round_=number)
-            sealed = state.tasks[ledger_name(name)].phase is not Phase.STARTED
-            assert (journal.sealed(name) is not None) == sealed
-        assert journal.charge(key(round_=10**6), Spend(steps=1), limit=Spend(steps=10**6)) is None  # life goes on
+def test_what_another_process_leaves_is_an_entry_once(tmp_path: Path) -> None:
+    refusal = Refusal(time=1, salt="0" * 32, plan=digest(b"a study"), code="policy")
+    with open_journal(tmp_path) as journal:
+        leave_note(tmp_path, refusal)
+        journal.charge(key(), Spend(steps=3), limit=LIMIT)
+        leave_note(tmp_path, replace(refusal, salt="1" * 32))
+    open_journal(tmp_path).close()
+    with LogReader(tmp_path / LEDGER) as log:
+        entries = [parse_entry(data) for data in log.entries()]
+    assert [(entry.plan, entry.code) for entry in entries if isinstance(entry, Refusal)] == [
+        (digest(b"a study"), "policy")
+    ]
+    assert not list((tmp_path / INBOX).iterdir())
+    # Another process may note what it refused; it may not charge, nor give back.
+    (tmp_path / INBOX / "forged.json").write_bytes(encode_entry(Abort(time=1, salt="2" * 32, task=ledger_name(key()))))
+    with pytest.raises(JournalError, match="refusal or a conformance"):
+        open_journal(tmp_path)
 
 
 def ledger_name(name: TaskKey) -> str:

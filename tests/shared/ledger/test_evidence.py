@@ -19,11 +19,14 @@ from fedtwin_shared.ledger.evidence import (
     Expected,
     Fault,
     parse_evidence,
+    prove_answer,
     verify_evidence,
 )
 from fedtwin_shared.ledger.mechanism import PoissonGaussian, Use
-from fedtwin_shared.ledger.note import Checkpoint, VerifierKey
+from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, format_note, sign_note
+from fedtwin_shared.ledger.store import LogWriter, NewEntry
 from fedtwin_shared.ledger.study_programme import task_uses
+from fedtwin_shared.ledger.witness_client import cosign_checkpoint
 from fedtwin_shared.round import Task
 from fedtwin_shared.signing import digest
 from tests.witnessed import Watch, log_key, make_watch, open_ledger
@@ -191,3 +194,18 @@ def test_a_log_proves_only_what_its_checkpoint_holds(case: Case, tmp_path: Path)
     with pytest.raises(EvidenceError) as refused:
         replace(case, watch=watch).verify(replace(evidence, note=early).encode())
     assert refused.value.field == Fault.INCLUSION
+
+
+def test_a_reservation_after_its_seal_is_none(case: Case, tmp_path: Path) -> None:
+    """A log in which the charge was added once the answer was there, and which witnesses saw all the same."""
+    evidence, key = parse_evidence(case.data), log_key(case.world, "north")
+    watch = make_watch(tmp_path / "witnesses", [key])
+    with LogWriter(tmp_path / "ledger.sqlite") as log:
+        for kind, proven in (("seal", evidence.seal), ("reserve", evidence.reserve)):
+            log.append([NewEntry(key=str(case.expected.task), kind=kind, body=proven.entry)])
+        text = Checkpoint(origin=key.name, size=log.size, root=log.root()).text
+        note = format_note(text, [sign_note(text, name=key.name, key=case.world.sites["north"])])
+        cosigned = cosign_checkpoint(log, note, watch.witnesses.contacts).note
+        late = prove_answer(log, str(case.expected.task), cosigned)
+    with pytest.raises(EvidenceError, match="before the seal"):
+        replace(case, watch=watch).verify(late.encode())
