@@ -89,8 +89,10 @@ def train(sites: Sequence[Site], recipe: Recipe, problem: Problem, *, seed: Sequ
     base = recipe.clip if isinstance(recipe.clip, float) else clip
     rate = recipe.learning_rate * (1.0 if recipe.adam else base / clip)
     levels = noise_levels(recipe, epsilon=problem.epsilon - charged, delta=problem.delta)
-    share = 1 / math.sqrt(len(sites)) if recipe.noise == "distributed" else 1.0
-    scale = problem.weights / problem.weights.sum() / (recipe.sampling_rate * problem.patients)
+    shared = recipe.noise == "distributed"
+    share = 1 / math.sqrt(len(sites)) if shared else 1.0
+    weighed = problem.patients if shared else problem.weights  # a shared sum counts every patient alike
+    scale = weighed / weighed.sum() / (recipe.sampling_rate * problem.patients)
     weights = problem.start.copy() if recipe.start == "virtual" else np.zeros_like(problem.start)
     velocity, squares, total, mass = np.zeros((4, len(weights)))
     for turn, level in enumerate(levels):

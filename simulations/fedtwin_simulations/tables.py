@@ -45,7 +45,7 @@ def results_table(rows: Sequence[Row], *, title: str, by_site: bool = True) -> R
         table.add_column(name, justify="right", min_width=5, overflow="fold")
     for row in rows:
         table.add_row(
-            METHOD_NAMES[row.method],
+            ", ".join([METHOD_NAMES[row.method], *row.model.split(", ")[1:]]),
             format_epsilon(row),
             row.metric,
             format_figure(row.overall),
