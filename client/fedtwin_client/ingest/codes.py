@@ -119,15 +119,21 @@ def qualify_senml_unit(unit: str) -> str:
     return _SENML_UNITS.get(unit, unit)
 
 
-@lru_cache(maxsize=4096)
 def find_meaning(code: str, unit: str) -> Meaning:
-    """Return what a qualified code and a UCUM unit mean.
+    """Return what a qualified code and a UCUM unit mean; a longer text than any of them is not remembered.
 
     - annotations in curly braces carry no meaning (UCUM §12)
 
     >>> find_meaning("8867-4", "{beat}/min").factor
     1.0
     """
+    return _recall(code, unit) if len(code) + len(unit) <= _LONGEST else _find(code, unit)
+
+
+_LONGEST: Final = 128
+
+
+def _find(code: str, unit: str) -> Meaning:
     key = SIGNAL_OF_CODE.get(code)
     if key is None:
         return _UNKNOWN
@@ -135,3 +141,6 @@ def find_meaning(code: str, unit: str) -> Meaning:
     if conversion is None:
         return Meaning(signal=SIGNAL_KEYS.index(key), factor=float("nan"), offset=0.0)
     return Meaning(signal=SIGNAL_KEYS.index(key), factor=conversion.factor, offset=conversion.offset)
+
+
+_recall: Final = lru_cache(maxsize=4096)(_find)

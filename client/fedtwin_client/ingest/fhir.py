@@ -9,7 +9,8 @@ references), datatypes (dateTime, Quantity), extensibility (§2.5.0.2, modifier 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, Literal
@@ -212,6 +213,11 @@ def read_message(data: bytes, draft: Draft) -> Document:
     """
     if len(data) > MAXIMUM_BYTES:
         return TOO_LARGE
+    with _forgetting(data):
+        return _read(data, draft)
+
+
+def _read(data: bytes, draft: Draft) -> Document:
     try:
         found: Resource | Bundle = _WHOLE.decode(data)
     except _UNREADABLE:
@@ -231,10 +237,22 @@ def read_ndjson(data: bytes, draft: Draft) -> Document:
     if len(data) > MAXIMUM_BYTES:
         return TOO_LARGE
     begin, records = len(draft.rows), list[Record]()
-    for line in data.split(b"\n"):
-        if line.strip():
-            records += _read_entry(_read_resource(line), draft, _NO_ALIASES)
+    with _forgetting(data):
+        for line in data.split(b"\n"):
+            if line.strip():
+                records += _read_entry(_read_resource(line), draft, _NO_ALIASES)
     return Document(rows=len(draft.rows) - begin, records=tuple(records))
+
+
+@contextlib.contextmanager
+def _forgetting(data: bytes) -> Iterator[None]:
+    """What was learnt of a large message's codes is not kept: four thousand long ones would fill the memory."""
+    yield
+    if len(data) > _REMEMBERED:
+        _qualify.cache_clear()
+
+
+_REMEMBERED: Final = 1 << 14
 
 
 def _read_mixed(data: bytes, draft: Draft) -> Document:
@@ -360,6 +378,19 @@ def read_instant(text: str) -> tuple[int, int]:
     >>> read_instant("2018-11-13")[0] == NO_TIME
     True
     """
+    # Most instants of a feed lie in few minutes: only their seconds differ, and none has a fraction.
+    if len(text) <= _LONGEST and text[16:17] == ":" and text[19:20] in _AFTER_SECONDS and text[17:19] in _SECONDS:
+        minute, fault = _read_minute(f"{text[:17]}00{text[19:]}")
+        return (minute + _SECONDS[text[17:19]], fault) if fault == NO_FAULT else (minute, fault)
+    return _read_whole(text)
+
+
+_SECONDS: Final = {f"{second:02d}": second * 1000 for second in range(60)}
+_AFTER_SECONDS: Final = frozenset({"Z", "+", "-"})
+_LONGEST: Final = len("YYYY-MM-DDTHH:MM:SS+ZZ:ZZ")
+
+
+def _read_whole(text: str) -> tuple[int, int]:
     try:
         at = datetime.fromisoformat(text)
         # FHIR's form, which is not every form of ISO 8601
@@ -368,6 +399,9 @@ def read_instant(text: str) -> tuple[int, int]:
         return round(at.timestamp() * 1000), NO_FAULT
     except (ValueError, OverflowError):
         return NO_TIME, _ZONELESS if len(text) in (4, 7) and text[:4].isdigit() else _NO_INSTANT
+
+
+_read_minute: Final = lru_cache(maxsize=4096)(_read_whole)
 
 
 _ZONELESS: Final = FAULT[Reason.TIME_WITHOUT_ZONE]

@@ -240,8 +240,13 @@ def _read_segments(text: str, header: Header, draft: Draft, zone: Zone) -> Admis
             quality, fault = _ACCEPTED_STATUS.get(fields[11], -1), untimed
             if quality < 0:
                 quality, fault = SOUND, FAULT[Reason.WITHDRAWN]
-            kind = _read_kind(fields[3], fields[6], component, repetition)
-            append((patient, kind, time, _read_number(fields[2], fields[5], component), NO_SEQUENCE, quality, fault))
+            if len(line) <= _REMEMBERED:
+                kind = _recall_kind(fields[3], fields[6], component, repetition)
+                value = _recall_number(fields[2], fields[5], component)
+            else:
+                kind = _read_kind(fields[3], fields[6], component, repetition)
+                value = _read_number(fields[2], fields[5], component)
+            append((patient, kind, time, value, NO_SEQUENCE, quality, fault))
         elif name == "OBR":
             observed = _at(line.split(field, 8), 7)
         elif name == "PID":
@@ -291,10 +296,15 @@ _NAN: Final = float("nan")
 _NO_INSTANT: Final = FAULT[Reason.TIME_UNREADABLE]
 
 
-@lru_cache(maxsize=4096)
 def _read_kind(code: str, unit: str, component: str, repetition: str) -> tuple[str, str]:
     """Return the qualified code of OBX-3, its own or the alternate one, and the UCUM unit of OBX-6."""
     return _coded(code, component, repetition, qualify_code), _coded(unit, component, repetition, qualify_unit)
+
+
+# What is the same in thousands of messages is read once; a long segment is not kept, so that what is kept stays small.
+_REMEMBERED: Final = 1024
+_recall_kind: Final = lru_cache(maxsize=4096)(_read_kind)
+_recall_number: Final = lru_cache(maxsize=4096)(_read_number)
 
 
 def _coded(text: str, component: str, repetition: str, qualify: Callable[[str, str], str]) -> str:
@@ -302,7 +312,6 @@ def _coded(text: str, component: str, repetition: str, qualify: Callable[[str, s
     return qualify(parts[2], parts[0]) or qualify(parts[5], parts[3])
 
 
-@lru_cache(maxsize=4096)
 def read_time(text: str, zone: Zone) -> tuple[int, int]:
     """Return a DTM as milliseconds since 1970 UTC and -1, or `NO_TIME` and the index of the reason (§2.A.22).
 
@@ -312,6 +321,21 @@ def read_time(text: str, zone: Zone) -> tuple[int, int]:
     >>> read_time("202011221330+0100", None)
     (1606048200000, -1)
     """
+    if len(text) > _LONGEST_TIME:
+        return NO_TIME, FAULT[Reason.TIME_UNREADABLE]
+    # Most instants of a feed lie in few minutes; a fixed offset has no summer time that could begin in one.
+    if text[14:15] in _SIGNS and text[12:14] in _SECONDS:
+        minute, fault = _read_minute(text[:12] + text[14:])
+        return (minute + _SECONDS[text[12:14]], fault) if fault == NO_FAULT else (minute, fault)
+    return _read_whole(text, zone)
+
+
+_SECONDS: Final = {f"{second:02d}": second * 1000 for second in range(60)}
+_SIGNS: Final = frozenset("+-")
+_LONGEST_TIME: Final = len("YYYYMMDDHHMMSS.SSSS+ZZZZ")
+
+
+def _read_whole(text: str, zone: Zone) -> tuple[int, int]:
     match = _TIME.fullmatch(text)
     if match is None:
         return NO_TIME, FAULT[Reason.TIME_UNREADABLE]
@@ -325,6 +349,11 @@ def read_time(text: str, zone: Zone) -> tuple[int, int]:
         return int((at - _EPOCH).total_seconds()) * 1000 + millisecond, NO_FAULT
     except (ValueError, OverflowError):
         return NO_TIME, FAULT[Reason.TIME_UNREADABLE]
+
+
+@lru_cache(maxsize=4096)
+def _read_minute(text: str) -> tuple[int, int]:
+    return _read_whole(text, None)
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -13,6 +13,7 @@ from fhir.resources.R4B.observation import Observation as ObservationR4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedtwin_client.ingest import fhir
 from fedtwin_client.ingest.document import Document
 from fedtwin_client.ingest.fhir import MAXIMUM_BYTES, read_instant, read_message, read_ndjson
 from fedtwin_client.ingest.readings import NO_FAULT, Draft
@@ -282,3 +283,24 @@ def test_no_input_crashes_it(data: st.DataObject) -> None:
         base = json.dumps({"resourceType": "Bundle", "entry": [{"resource": observation()}]}).encode()
         start, length = data.draw(st.integers(0, len(base))), data.draw(st.integers(0, 20))
         check_total(base[:start] + data.draw(st.binary(max_size=8)) + base[start + length :])
+
+
+INSTANTS = st.builds(
+    lambda text, at, other: text[:at] + other + text[at + len(other) :],
+    st.sampled_from(
+        ["2018-11-13T17:59:02-05:00", "2018-11-13T17:59:59Z", "2018-11-13T17:59:02.125Z", "2018-W46-2T17:59Z"]
+    ),
+    st.integers(0, 26),
+    st.text("0123456789:-+.TZ", max_size=3),
+)
+
+
+@given(text=INSTANTS)
+def test_the_quick_way_to_read_an_instant_is_the_slow_one(text: str) -> None:
+    assert read_instant(text) == fhir._read_whole(text)
+
+
+def test_a_large_message_leaves_nothing_of_its_codes_behind() -> None:
+    coding = [{"system": "http://loinc.org", "code": "x" * 30_000}]
+    read_message(json.dumps(observation(code={"coding": coding})).encode(), Draft())
+    assert fhir._qualify.cache_info().currsize == 0

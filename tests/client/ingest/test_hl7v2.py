@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedtwin_client.ingest import hl7v2
 from fedtwin_client.ingest.hl7v2 import (
     MAXIMUM_BYTES,
     Message,
@@ -238,3 +239,26 @@ def test_no_input_crashes_it(data: st.DataObject) -> None:
     start, length = data.draw(st.integers(0, len(base))), data.draw(st.integers(0, 40))
     inserted = b"".join(data.draw(st.lists(st.one_of(PIECES, st.binary(max_size=8)), max_size=6)))
     check_total(base[:start] + inserted + base[start + length :])
+
+
+TIMES = st.builds(
+    lambda text, at, other: text[:at] + other + text[at + len(other) :],
+    st.sampled_from(["20201122133007+0100", "202011221330-0500", "20201122133007.1234+0000", "20201122133007"]),
+    st.integers(0, 24),
+    st.text("0123456789+-.", max_size=3),
+)
+
+
+@given(text=TIMES)
+def test_the_quick_way_to_read_a_time_is_the_slow_one(text: str) -> None:
+    for zone in (None, ZoneInfo("Europe/Berlin")):
+        assert hl7v2.read_time(text, zone) == hl7v2._read_whole(text, zone)
+
+
+def test_a_long_segment_is_read_like_a_short_one_and_not_remembered() -> None:
+    before = hl7v2._recall_kind.cache_info().currsize
+    draft = Draft()
+    for name in ("x", "x" * 5000):
+        hl7v2.read_message(ORU.replace(b"Heart rate", name.encode()), draft)
+    assert draft.rows[: len(draft) // 2] == draft.rows[len(draft) // 2 :]
+    assert hl7v2._recall_kind.cache_info().currsize <= before + len(draft) // 2
