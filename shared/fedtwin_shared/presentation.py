@@ -30,8 +30,10 @@ def show_statement(statement: Mapping[str, object], *, title: str, as_json: bool
         show_json(statement)
         return
     table = Table(title=title, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest that is cut compares with nothing
     for name, value in statement.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        table.add_row(name, _describe(value))
     Console(markup=False, highlight=False).print(table)
 
 
@@ -48,3 +50,26 @@ def show_failures(name: str, failures: Sequence[str], *, as_json: bool) -> None:
     typer.echo(f"{name}: does not hold")
     for number, line in enumerate(failures, start=1):
         typer.echo(f"{number}. {line}")
+
+
+def _describe(value: object) -> str:
+    """A value in a cell: one line for each part of it."""
+    match value:
+        case str():
+            return value
+        case Mapping():
+            return "\n".join(f"{name}: {_in_line(part)}" for name, part in value.items()) or "none"
+        case list() | tuple():
+            return "\n".join(map(_in_line, value)) or "none"
+        case _:
+            return json.dumps(value)
+
+
+def _in_line(value: object) -> str:
+    match value:
+        case str():
+            return value
+        case Mapping():
+            return ", ".join(f"{name} {_in_line(part)}" for name, part in value.items())
+        case _:
+            return json.dumps(value, ensure_ascii=False)

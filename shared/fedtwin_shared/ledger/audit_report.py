@@ -7,7 +7,6 @@ decimal text; the same bundle and version of fedtwin give the same report, byte 
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import math
 from collections import Counter
@@ -35,6 +34,7 @@ from fedtwin_shared.ledger.plan_price import price_plan
 from fedtwin_shared.ledger.renyi import keep_slack, price_of
 from fedtwin_shared.ledger.report_statements import ASSUMPTIONS, CHECKS, IMPLEMENTATION, TRUST_MODEL
 from fedtwin_shared.ledger.spending_history import SpendingHistory
+from fedtwin_shared.ledger.statement import format_time
 from fedtwin_shared.ledger.verification import VerifiedBundle, VerifiedLog
 
 Json = dict[str, Any]
@@ -277,14 +277,6 @@ def format_epsilon(epsilon: Decimal) -> str:
 def format_plan(epsilon: float) -> str:
     """Return the price of a plan with three digits, rounded up; ∞ where it has none."""
     return format_epsilon(Decimal(repr(epsilon))) if math.isfinite(epsilon) else "∞"
-
-
-def format_time(seconds: int) -> str:
-    """Return Unix seconds as a UTC time; as they are where no calendar has them."""
-    try:
-        return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (OverflowError, ValueError, OSError):  # a witness may sign any 63-bit number
-        return f"{seconds} s"
 
 
 def _count(number: int, one: str, many: str = "") -> str:

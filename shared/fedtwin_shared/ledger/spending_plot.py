@@ -7,10 +7,10 @@ from functools import cache
 from typing import Final
 
 from fedtwin_shared.ledger.account import PLACES
-from fedtwin_shared.ledger.audit_report import format_time
 from fedtwin_shared.ledger.filter import read_odometer
 from fedtwin_shared.ledger.renyi import Curve, convert_to_epsilon
 from fedtwin_shared.ledger.spending_history import Point, SpendingHistory
+from fedtwin_shared.ledger.statement import format_time
 from fedtwin_shared.ledger.step_plot import StepLine, Tick, draw_steps
 
 MOST_LINES: Final = 8  # those that spent most

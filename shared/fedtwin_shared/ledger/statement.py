@@ -19,7 +19,7 @@ def describe_ledger(log: VerifiedLog[LedgerState]) -> dict[str, object]:
         "origin": log.checkpoint.origin,
         "entries": log.checkpoint.size,
         "root": log.checkpoint.root.hex(),
-        "cosigned": {one.witness: _format_time(one.timestamp) for one in log.cosignatures},
+        "cosigned": {one.witness: format_time(one.timestamp) for one in log.cosignatures},
     }
     if state.policy is None:
         return described
@@ -39,8 +39,9 @@ def describe_ledger(log: VerifiedLog[LedgerState]) -> dict[str, object]:
     }
 
 
-def _format_time(seconds: int) -> str:
+def format_time(seconds: int) -> str:
+    """Return Unix seconds as a UTC time; as they are where no calendar has them."""
     try:
-        return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat()
+        return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (OverflowError, ValueError, OSError):  # a witness may sign any 63-bit number
         return f"{seconds} s"
