@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import NormalDist
 from typing import Final, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from fedtwin_client.twins.channels import (
     make_events,
     reading_variance,
     restore,
+    transform,
 )
 from fedtwin_client.twins.filter import NEVER, Bank, Events, apply_events
 from fedtwin_shared.signal import SIGNALS
@@ -113,6 +115,15 @@ class PatientTwin:
         """Return what a sensor of `signal` would read in so many minutes. Raises `KeyError` for one no block reads."""
         bank, block = self._copy(signal)
         return _look_ahead(bank, block, signal, now=now, minutes=minutes, newest=self._newest(block))
+
+    def chance_below(self, signal: str, level: float, *, now: int, minutes: float) -> float:
+        """Return the probability that a sensor of `signal` would read below `level` in so many minutes."""
+        bank, block = self._copy(signal)
+        channel = block.channels[PLACES[SIGNAL_KEYS.index(signal)].channel]
+        (ahead,) = _look_ahead(bank, block, signal, now=now, minutes=[minutes], newest=self._newest(block))
+        middle, high = (float(transform(channel, value)) for value in (ahead.middle, ahead.high))
+        spread = (high - middle) / NORMAL_90
+        return NormalDist(middle, max(spread, 1e-9)).cdf(float(transform(channel, level)))
 
     def simulate(
         self, interventions: Sequence[Intervention], *, now: int, minutes: Sequence[float], signal: str = ""
