@@ -19,7 +19,7 @@ from typing import Final
 from cryptography import x509
 
 from fedtwin_client.config import CONFIG_FILE, HospitalDirectory, SiteConfig
-from fedtwin_client.directory import find_executable, quote_path
+from fedtwin_client.directory import Place, find_executable, quote_path
 from fedtwin_client.ingest.broker import GATEWAY, BrokerFiles, write_broker
 from fedtwin_client.ingest.registry import FILE, read_certificate, read_registry
 from fedtwin_client.ingest.tls_files import TlsFiles
@@ -61,6 +61,13 @@ def install_gateway(hospital: HospitalDirectory, doors: Doors, *, now: dt.dateti
     tables = render_tables(doors)
     text = hospital.config_file.read_text(encoding="utf-8").rstrip("\n") + "\n\n" + tables
     check_document(tomllib.loads(text), SiteConfig, file=CONFIG_FILE)
+    place = Place(
+        directory=hospital.root,
+        data=hospital.data,
+        executable=find_executable(),
+        user=getpass.getuser(),
+        owner=f"{os.getuid()}:{os.getgid()}",
+    )
     tls = TlsFiles(folder=hospital.root / FOLDER)
     issued(tls).mkdir(mode=0o700, parents=True)
     authority = authority_of(tls)
@@ -77,8 +84,8 @@ def install_gateway(hospital: HospitalDirectory, doors: Doors, *, now: dt.dateti
             authority=tls.authority, certificate=tls.server[0], private_key=tls.server[1], revoked=tls.revoked
         )
         write_broker(tls.folder / "broker", files, host=doors.listen, port=int(doors.broker.rpartition(":")[2]))
-    (hospital.root / UNIT_FILE).write_text(render_unit(hospital.config.name, hospital.root), encoding="utf-8")
-    (hospital.root / COMPOSE_FILE).write_text(render_compose(doors, hospital.root), encoding="utf-8")
+    (hospital.root / UNIT_FILE).write_text(render_unit(hospital.config.name, place), encoding="utf-8")
+    (hospital.root / COMPOSE_FILE).write_text(render_compose(doors, place), encoding="utf-8")
     replace_file(hospital.config_file, text.encode())
 
 
@@ -147,17 +154,17 @@ def render_tables(doors: Doors) -> str:
     return _render("gateway.toml", {"tls": json.dumps(FOLDER), **lines})
 
 
-def render_unit(name: str, root: Path) -> str:
+def render_unit(name: str, place: Place) -> str:
     """Return the systemd unit."""
-    paths = {"executable": quote_path(str(find_executable())), "directory": quote_path(str(root))}
-    return _render(UNIT_FILE, {"name": name, "user": getpass.getuser(), **paths})
+    paths = {"executable": quote_path(str(place.executable)), "directory": quote_path(str(place.directory))}
+    return _render(UNIT_FILE, {"name": name, "user": place.user, **paths})
 
 
-def render_compose(doors: Doors, root: Path) -> str:
+def render_compose(doors: Doors, place: Place) -> str:
     """Return the compose file."""
     ports = [f"{port}:{port}" for port in (doors.mllp, doors.fhir, doors.grpc) if port]
-    values = {"directory": json.dumps(str(root)), "owner": json.dumps(f"{os.getuid()}:{os.getgid()}")}
-    values = {key: value.replace("$", "$$") for key, value in values.items()}
+    paths = {"directory": json.dumps(str(place.directory)), "owner": json.dumps(place.owner)}
+    values = {key: value.replace("$", "$$") for key, value in paths.items()}  # $ starts a variable there
     return _render(COMPOSE_FILE, {**values, "ports": json.dumps(ports)})
 
 
