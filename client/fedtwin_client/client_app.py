@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from fedtwin_client.config import DIRECTORY_VARIABLE, read_directory
 from fedtwin_client.hospital import Hospital
 from fedtwin_client.installation import Installation, open_installation
-from fedtwin_client.secure_site import SecureSite
+from fedtwin_client.secure_site import AnswersOrders
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.round import Arrays, RefusalCode
 from fedtwin_shared.secagg.order import ROUTES
@@ -38,8 +38,15 @@ def make_client_app(find: Callable[[Context], Hospital]) -> ClientApp:
     return app
 
 
-def add_secure_routes(app: ClientApp, find: Callable[[Context], SecureSite]) -> None:
-    """Let the site that `find` names answer the orders of secure aggregations, each phase by a route of its own."""
+def make_secure_app(find: Callable[[Context], AnswersOrders]) -> ClientApp:
+    """Return an app in which the site that `find` names answers the orders of secure aggregations."""
+    app = ClientApp()
+    add_secure_routes(app, find)
+    return app
+
+
+def add_secure_routes(app: ClientApp, find: Callable[[Context], AnswersOrders]) -> None:
+    """Add a route for each phase of a secure aggregation."""
 
     def answer(message: Message, context: Context) -> Message:
         try:

@@ -4,11 +4,12 @@ Design note: what is decided is in `fedtwin_shared.secagg`; here is the order of
 lives in memory until it is complete: a site that restarts within one has lost it, and the others count it as lost. From
 then on every instance is in the store, and a site that restarts within a step goes on where it was:
 
-    unused ── use ──► used ── mask, keep ──► masked ── keep ──► agreed ── keep ──► revealed
-                       └ a crash here: nothing left, the instance is spent, this site is out of the step
+    unused ── keep ──► masked ── keep ──► agreed ── keep ──► revealed
+                    └ a crash before the vector has left: the instance is spent, this site is out of the step
 
 - no instance serves two steps; no step gets two vectors, two survivor sets or two kinds of share
-- the very same request gets the very same bytes again, until another step begins; any other one is refused
+- the very same request gets the very same bytes again, until another step begins (a masked vector: until a restart);
+  any other one is refused
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class SecureRounds:
     def __init__(self, *, name: str, sign: Sign, store: InstanceStore, draw: Draw = os.urandom) -> None:
         self._name, self._sign, self._store, self._draw = name, sign, store, draw
         self._setups = dict[str, Advertised | Dealt]()
+        self._masked = "", b""  # the last step that was masked, and the message
 
     def advertise(self, setup: Setup) -> bytes:
         """Return this site's keys for a new set-up. Earlier set-ups that were not completed are forgotten."""
@@ -81,14 +83,13 @@ class SecureRounds:
         """
         request = step.bind(setup.digest)
         kept = self._find(setup, step.instance, Phase.MASKED)
-        if (again := _answered(kept, Status.MASKED, request)) is not None:
-            return again
+        if kept.status is Status.MASKED and self._masked[0] == request:
+            return self._masked[1]
         if not isinstance(kept.state, Instance):
             raise self._out_of_order(Phase.MASKED, expected="an unused instance", found=f"one that is {kept.status}")
-        vector, use = compute(), _Use(store=self._store, setup=setup.digest)
-        masked, message = mask_input(self._seat(setup), kept.state, step, vector, uses=use)
-        after = Kept(status=Status.MASKED, state=masked, request=request, answer=message)
-        self._store.replace(setup.digest, step.instance, after, before=Status.USED)
+        vector, uses = compute(), _Uses(store=self._store, setup=setup.digest)
+        _, message = mask_input(self._seat(setup), kept.state, step, vector, uses=uses)
+        self._masked = request, message
         return message
 
     def agree(self, setup: Setup, instance: int, survivors: Sequence[str]) -> bytes:
@@ -137,16 +138,15 @@ class SecureRounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Use:
-    """The `UseRecord` of one set-up: the site's own secrets of the instance are gone when it returns."""
+class _Uses:
+    """The `UseRecord` of one set-up."""
 
     store: InstanceStore
     setup: str
 
-    def use(self, instance: int, *, binding: str) -> None:
-        """See `UseRecord.use`."""
-        self.store.end_others(self.setup, instance)
-        self.store.replace(self.setup, instance, Kept(status=Status.USED, request=binding), before=Status.UNUSED)
+    def use(self, masked: Masked) -> None:
+        """See `UseRecord.use`. The site's own secrets of the instance are gone when it returns."""
+        self.store.replace(self.setup, masked.number, Kept(status=Status.MASKED, state=masked), before=Status.UNUSED)
 
 
 def _answered(kept: Kept, status: Status, request: str) -> bytes | None:

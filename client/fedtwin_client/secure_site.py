@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from fedtwin_client.secure_round import Compute, SecureRounds
 from fedtwin_client.secure_store import SecureStoreError
@@ -24,6 +24,13 @@ IN_A_SETUP: Final = frozenset({Phase.KEYS, Phase.SHARES, Phase.READY})
 FindSetup = Callable[[str, str, int], Setup | None]  # study, run, number: of an approved study with secure aggregation
 # The order's instance, plan and model, verified: the step, and what computes this site's vector for it.
 PrepareStep = Callable[[Setup, int, bytes, bytes], tuple[Step, Compute]]
+
+
+class AnswersOrders(Protocol):
+    """Whatever answers orders."""
+
+    def answer(self, data: bytes) -> bytes:
+        """Return the answer to an order, `order.encode_answer`'s form of it."""
 
 
 class SecureSite:

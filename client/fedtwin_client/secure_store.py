@@ -34,6 +34,8 @@ _SCHEMA: Final = """
         setup TEXT, number INTEGER, status TEXT NOT NULL, state BLOB, request TEXT NOT NULL, answer BLOB,
         PRIMARY KEY (setup, number));
 """
+_END: Final = """UPDATE instance SET status = ?, state = NULL, request = '', answer = NULL
+    WHERE status NOT IN (?, ?)"""
 
 State = Instance | Masked | Agreed
 
@@ -46,8 +48,7 @@ class Status(StrEnum):
     """How far an instance is. It only ever moves forward."""
 
     UNUSED = "unused"
-    USED = "used"  # the step is decided; a crash here costs the site's part in it
-    MASKED = "masked"
+    MASKED = "masked"  # from before the first mask exists
     AGREED = "agreed"
     REVEALED = "revealed"
     ENDED = "ended"  # another step began first
@@ -55,7 +56,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One instance as it is kept. request: what `answer` answers; the very same request gets the same bytes again."""
+    """One instance as it is kept. request: what `answer` answers: the very same request gets the same bytes again.
+
+    A masked vector is no answer that is kept: it is as long as a model, and lives in memory.
+    """
 
     status: Status
     state: State | None = field(default=None, repr=False)
@@ -76,10 +80,10 @@ class InstanceStore(Protocol):
         """Return an instance, or None when there is none."""
 
     def replace(self, setup: str, number: int, kept: Kept, *, before: Status) -> None:
-        """Keep an instance in its next status. Raises `SecureStoreError` unless its status was `before`."""
+        """Keep an instance in its next status. Raises `SecureStoreError` unless its status was `before`.
 
-    def end_others(self, setup: str, number: int) -> None:
-        """End every instance that is in use beside this one, and forget what it held."""
+        - where it was unused, a new step begins: every other one that is in use ends, and what it held is forgotten
+        """
 
     def forget(self, setup: str) -> None:
         """Forget all instances of a set-up; it stays known."""
@@ -139,18 +143,12 @@ class SqliteInstanceStore:
             WHERE setup = ? AND number = ? AND status = ?"""
         values = (kept.status.value, state, kept.request, kept.answer, setup, number, before.value)
         with self._transaction():
+            if before is Status.UNUSED:
+                self._connection.execute(_END, (Status.ENDED.value, Status.UNUSED.value, Status.ENDED.value))
             if self._connection.execute(change, values).rowcount != 1:
                 raise SecureStoreError(file=self._path, expected=f"an instance that is {before}", found="another")
         if kept.status is Status.REVEALED:
             self._empty_log()
-
-    def end_others(self, setup: str, number: int) -> None:
-        """See `InstanceStore.end_others`."""
-        change = """UPDATE instance SET status = ?, state = NULL, request = '', answer = NULL
-            WHERE status NOT IN (?, ?) AND NOT (setup = ? AND number = ?)"""
-        with self._transaction():
-            values = (Status.ENDED.value, Status.UNUSED.value, Status.ENDED.value, setup, number)
-            self._connection.execute(change, values)
 
     def forget(self, setup: str) -> None:
         """See `InstanceStore.forget`."""

@@ -5,11 +5,28 @@ from pathlib import Path
 import pytest
 
 from fedtwin_simulations import secagg_bench
-from fedtwin_simulations.secagg_bench import Clock, bench_secagg, open_sites, run_setup, run_step
+from fedtwin_simulations.secagg_bench import (
+    Clock,
+    bench_secagg,
+    make_setup,
+    make_signers,
+    open_sites,
+    run_setup,
+    run_step,
+)
 
 
 def test_the_bench_measures_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SITES", 10), ("LENGTH", 20_000), ("INSTANCES", 1), ("LOST", 1), ("COLLUDERS", 3)):
+    for name, value in (
+        ("SITES", 10),
+        ("LENGTH", 20_000),
+        ("INSTANCES", 1),
+        ("LOST", 1),
+        ("COLLUDERS", 3),
+        ("GRID_SITES", 4),
+        ("GRID_LENGTH", 20_000),
+        ("GRID_ROUNDS", 1),
+    ):
         monkeypatch.setattr(secagg_bench, name, value)
     said: list[str] = []
     found = bench_secagg(said.append)
@@ -22,7 +39,8 @@ def test_the_bench_measures_whole_steps(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_wrong_sum_stops_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup, sites = open_sites(tmp_path, 5, instances=1)
+    signers = make_signers(5)
+    setup, sites = make_setup(signers, instances=1), open_sites(tmp_path, signers)
     roll, _ = run_setup(setup, sites, Clock({}))
     monkeypatch.setattr(secagg_bench, "unmask_sum", lambda state, revealed: state.total.view("i8"))
     with pytest.raises(RuntimeError, match="wrong"):

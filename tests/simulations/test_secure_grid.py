@@ -12,7 +12,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedtwin_client.client_app import add_secure_routes
+from fedtwin_client.client_app import make_secure_app
 from fedtwin_client.secure_round import Compute, SecureRounds
 from fedtwin_client.secure_site import SecureSite
 from fedtwin_client.secure_store import SqliteInstanceStore
@@ -58,8 +58,7 @@ class Consortium:
         self.lose: Callable[[str, int], bool] = lambda route, node: False
         self.delay: Callable[[str, int], float] = lambda route, node: 0.0
         self.tamper: Callable[[str, int, bytes], bytes] = lambda route, node, data: data
-        app = ClientApp()
-        add_secure_routes(app, lambda context: self.sites[str(context.node_config["site"])])
+        app = make_secure_app(lambda context: self.sites[str(context.node_config["site"])])
         self.grid = LocalGrid(
             functools.partial(self._handle, app),
             [{"site": name} for name in terms.names],

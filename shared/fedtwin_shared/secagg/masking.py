@@ -18,16 +18,6 @@ from fedtwin_shared.secagg.sharing import Instance, Roll
 from fedtwin_shared.secagg.terms import Seat, Step
 
 
-class UseRecord(Protocol):
-    """Where a site remembers which instances it has used."""
-
-    def use(self, instance: int, *, binding: str) -> None:
-        """Note that the instance serves this step and no other; on return the note is on the disk.
-
-        Raises whatever ends the step when the instance was used before or the note cannot be made durable.
-        """
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masked:
     """A site after round 2: its own secrets of the instance are gone, what it holds of the others' is left."""
@@ -36,6 +26,16 @@ class Masked:
     binding: str
     members: tuple[str, ...]
     held: Mapping[str, tuple[bytes, bytes]] = field(repr=False)
+
+
+class UseRecord(Protocol):
+    """Where a site remembers which instances it has used."""
+
+    def use(self, masked: Masked) -> None:
+        """Put the site's next state in the place of the unused instance; on return it is on the disk.
+
+        Raises whatever ends the step when the instance was used before or the note cannot be made durable.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +60,7 @@ def mask_input(
 
     Raises `OverflowError` for a coordinate beyond the terms: with honest numbers it cannot happen.
 
-    - the instance is noted as used, durably, before the first mask exists
+    - the instance is used, durably, before the first mask exists
     """
     if step.instance != instance.number or vector.shape != (step.length,) or vector.dtype != np.int64:
         raise RuntimeError("a step needs its own instance, and a vector of 64-bit integers of the planned length")
@@ -74,15 +74,16 @@ def mask_input(
         if peer != seat.name:
             key = mask_pair(instance.key, public, binding=binding, names=(seat.name, peer))
             (added if seat.name < peer else subtracted).append(key)
+    members = tuple(sorted(instance.peers))
+    after = Masked(number=instance.number, binding=binding, members=members, held=instance.held)
+    uses.use(after)
     # A crash after this line costs the instance, and the step this site's part of it: nothing has left yet.
-    uses.use(instance.number, binding=binding)
     masked = vector.astype("<i8").view("<u8")
     add_masks(masked, added=added, subtracted=subtracted)
     message = sign_message(
         masked.view(np.uint8).data, phase=Phase.MASKED, sender=seat.name, context=binding, sign=seat.sign
     )
-    members = tuple(sorted(instance.peers))
-    return Masked(number=instance.number, binding=binding, members=members, held=instance.held), message
+    return after, message
 
 
 def mask_seed(seed: bytes, *, binding: str, owner: str) -> bytes:

@@ -82,10 +82,10 @@ class Uses:
 
     bindings: dict[int, str] = field(default_factory=dict)
 
-    def use(self, instance: int, *, binding: str) -> None:
-        if instance in self.bindings:
+    def use(self, masked: Masked) -> None:
+        if masked.number in self.bindings:
             raise RuntimeError("used before")
-        self.bindings[instance] = binding
+        self.bindings[masked.number] = masked.binding
 
 
 @dataclass(slots=True, kw_only=True)
