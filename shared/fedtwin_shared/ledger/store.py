@@ -1,6 +1,6 @@
 """A log on disk: entries, the hashes of complete subtrees, checkpoints. Append-only, one writer, durable before return.
 
-Design note: each append writes its entries and the subtrees that they close in one transaction, so proofs and roots
+Design note: each append writes its entries with the subtrees that they close in one transaction, so proofs and roots
 are read, never recomputed, and a crash leaves the old log or the new one. To the store an entry is bytes under a
 (key, kind), which it takes once: the same bytes again are the same entry, other bytes are an error.
 
@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from fedtwin_shared.ledger.database import LedgerError, connect, connect_reader, create, explained, lock
 from fedtwin_shared.ledger.merkle import (
+    HASH_BYTES,
     complete_subtrees,
     hash_leaf,
     prove_consistency,
@@ -30,13 +31,12 @@ from fedtwin_shared.ledger.note import parse_checkpoint, parse_note
 
 MAX_ENTRY_BYTES: Final = 1024 * 1024  # an entry that names 1,024 blocks is under 700 KB; prevents DoS of a verifier
 
-# WITHOUT ROWID: the hashes and keys are the rows themselves, so a commit writes fewer pages.
+# An entry's row holds the hashes of all subtrees that it closes, from its own leaf up; keys are the rows of their table
+# themselves (WITHOUT ROWID): so a commit writes few pages, and an entry and its hash cannot come from two backups.
 _SCHEMA: Final = """
-CREATE TABLE entry (position INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE entry (position INTEGER PRIMARY KEY, hashes BLOB NOT NULL, body BLOB NOT NULL);
 CREATE TABLE name (key TEXT NOT NULL, kind TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (key, kind))
     WITHOUT ROWID;
-CREATE TABLE node (level INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL,
-    PRIMARY KEY (level, position)) WITHOUT ROWID;
 CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
 CREATE TABLE witnessed (witness TEXT PRIMARY KEY, size INTEGER NOT NULL);
 """
@@ -117,10 +117,8 @@ class LogReader:
         self.close()
 
     def _check(self) -> None:
-        """A log whose parts come from different backups must not be appended to."""
-        size, leaves = self.size, self._count("SELECT max(position) FROM node WHERE level = 0")
-        if leaves != size:
-            raise LedgerError(file=self._path, expected=f"the hashes of {size} entries", found=f"those of {leaves}")
+        """A log that is damaged, or is not the one of its own checkpoint, must not be appended to."""
+        size = self.size
         if size and self._node(0, size - 1) != hash_leaf(self._body(size - 1)):
             raise LedgerError(file=self._path, field=f"entry {size - 1}", expected="its own hash", found="another")
         note = self.latest_note()
@@ -135,8 +133,10 @@ class LogReader:
         return size
 
     def _node(self, level: int, position: int) -> bytes:
-        row = self._row("SELECT hash FROM node WHERE level = ? AND position = ?", (level, position))
-        if row is None:
+        closing = ((position + 1) << level) - 1  # the last leaf of the subtree
+        place = (level * HASH_BYTES + 1, HASH_BYTES, closing)
+        row = self._row("SELECT substr(hashes, ?, ?) FROM entry WHERE position = ?", place)
+        if row is None or len(row[0]) != HASH_BYTES:
             raise LedgerError(file=self._path, field=f"subtree {level}/{position}", expected="its hash", found="none")
         return bytes(row[0])
 
@@ -243,8 +243,7 @@ class LogWriter(LogReader):
         return position
 
     def _insert(self, entry: NewEntry, position: int) -> None:
-        self._connection.execute("INSERT INTO entry VALUES (?, ?)", (position, entry.body))
+        closed = complete_subtrees(position, hash_leaf(entry.body), self._node)
+        hashes = b"".join(value for _, _, value in closed)
+        self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (position, hashes, entry.body))
         self._connection.execute("INSERT INTO name VALUES (?, ?, ?)", (entry.key, entry.kind, position))
-        self._connection.executemany(
-            "INSERT INTO node VALUES (?, ?, ?)", complete_subtrees(position, hash_leaf(entry.body), self._node)
-        )

@@ -143,11 +143,11 @@ def test_a_checkpoint_is_kept_only_of_this_tree(writer: LogWriter) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("DELETE FROM entry WHERE position = 4", "those of 5"),
+        ("DELETE FROM entry WHERE position = 4", "another tree"),
         ("UPDATE entry SET body = x'00' WHERE position = 4", "its own hash"),
-        ("DELETE FROM node WHERE level = 2", "subtree 2/0"),
-        ("UPDATE node SET hash = zeroblob(32) WHERE level = 2", "another tree"),
-        ("DROP TABLE node", "no such table"),
+        ("UPDATE entry SET hashes = substr(hashes, 1, 64) WHERE position = 3", "subtree 2/0"),
+        ("UPDATE entry SET hashes = zeroblob(96) WHERE position = 3", "another tree"),
+        ("DROP TABLE entry", "no such table"),
     ],
 )
 def test_a_damaged_log_does_not_open(tmp_path: Path, damage: str, message: str) -> None:
