@@ -11,13 +11,13 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from fedtwin_client.ingest import hl7v2, mllp
+from fedtwin_client.ingest import hl7_answers, hl7v2, mllp
 from fedtwin_client.ingest.device import Device
 from fedtwin_client.ingest.gateway import Gateway
 from fedtwin_client.ingest.intake import NOT_REGISTERED, NOT_STORED, RATE, Message
 from fedtwin_client.ingest.readings import Draft
 
-_REFUSALS = {RATE: hl7v2.RATE_LIMIT, NOT_STORED: hl7v2.INTERNAL, NOT_REGISTERED: hl7v2.NOT_REGISTERED}
+_REFUSALS = {RATE: hl7_answers.RATE_LIMIT, NOT_STORED: hl7_answers.INTERNAL, NOT_REGISTERED: hl7_answers.NOT_REGISTERED}
 
 
 async def listen(
@@ -48,7 +48,7 @@ def answer(
 ) -> list[tuple[bytes, ...]]:
     """Read messages, hand them to the gateway together, and return the answers to each."""
     zone = ZoneInfo(device.zone) if device is not None and device.zone else None
-    read: list[hl7v2.Message] = []
+    read: list[hl7_answers.Message] = []
     taken: list[Message] = []
     for data in frames:
         draft = Draft()
@@ -65,6 +65,6 @@ def answer(
     answers: list[tuple[bytes, ...]] = []
     for found in read:
         refused = "" if found.refusal is not None else next(receipts).refused
-        said = hl7v2.Message(header=found.header, refusal=_REFUSALS[refused]) if refused else found
-        answers.append(hl7v2.acknowledge(said, now=now, control=next(controls)))
+        said = hl7_answers.Message(header=found.header, refusal=_REFUSALS[refused]) if refused else found
+        answers.append(hl7_answers.acknowledge(said, now=now, control=next(controls)))
     return answers

@@ -13,9 +13,10 @@ from fhir.resources.R4B.observation import Observation as ObservationR4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedtwin_client.ingest import fhir
+from fedtwin_client.ingest import fhir, fhir_values
 from fedtwin_client.ingest.document import Document
-from fedtwin_client.ingest.fhir import MAXIMUM_BYTES, read_instant, read_message, read_ndjson
+from fedtwin_client.ingest.fhir import MAXIMUM_BYTES, read_message, read_ndjson
+from fedtwin_client.ingest.fhir_values import read_instant
 from fedtwin_client.ingest.readings import NO_FAULT, Draft
 from fedtwin_client.ingest.records import AdministrationRecord, ConsentRecord, PatientRecord
 from fedtwin_client.observation import SIGNAL_KEYS
@@ -297,7 +298,7 @@ INSTANTS = st.builds(
 
 @given(text=INSTANTS)
 def test_the_quick_way_to_read_an_instant_is_the_slow_one(text: str) -> None:
-    assert read_instant(text) == fhir._read_whole(text)
+    assert read_instant(text) == fhir_values._read_whole(text)
 
 
 def test_a_large_message_leaves_nothing_of_its_codes_behind() -> None:

@@ -11,16 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedtwin_client.ingest import hl7v2
-from fedtwin_client.ingest.hl7v2 import (
-    MAXIMUM_BYTES,
-    Message,
-    Separators,
-    acknowledge,
-    read_message,
-    read_time,
-    unescape,
-)
+from fedtwin_client.ingest import hl7_values, hl7v2
+from fedtwin_client.ingest.hl7_answers import Message, acknowledge
+from fedtwin_client.ingest.hl7_values import Separators, read_time, unescape
+from fedtwin_client.ingest.hl7v2 import MAXIMUM_BYTES, read_message
 from fedtwin_client.ingest.readings import Draft
 from fedtwin_client.observation import SIGNAL_KEYS
 from fedtwin_client.quarantine import Reason
@@ -252,13 +246,13 @@ TIMES = st.builds(
 @given(text=TIMES)
 def test_the_quick_way_to_read_a_time_is_the_slow_one(text: str) -> None:
     for zone in (None, ZoneInfo("Europe/Berlin")):
-        assert hl7v2.read_time(text, zone) == hl7v2._read_whole(text, zone)
+        assert hl7_values.read_time(text, zone) == hl7_values._read_whole(text, zone)
 
 
 def test_a_long_segment_is_read_like_a_short_one_and_not_remembered() -> None:
-    before = hl7v2._recall_kind.cache_info().currsize
+    before = hl7_values.recall_kind.cache_info().currsize
     draft = Draft()
     for name in ("x", "x" * 5000):
         hl7v2.read_message(ORU.replace(b"Heart rate", name.encode()), draft)
     assert draft.rows[: len(draft) // 2] == draft.rows[len(draft) // 2 :]
-    assert hl7v2._recall_kind.cache_info().currsize <= before + len(draft) // 2
+    assert hl7_values.recall_kind.cache_info().currsize <= before + len(draft) // 2
