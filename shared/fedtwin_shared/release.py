@@ -154,6 +154,11 @@ def verify_release(
     return release
 
 
+def release_path(study: str) -> str:
+    """Return where a coordinator's front has the release of the study of that digest."""
+    return f"/v1/release/{study}"
+
+
 def verify_weights(release: Release, data: bytes, *, file: Path | str = "") -> bytes:
     """Return `data` when it is the released file. Raises `VerificationError`."""
     found = digest(data)
