@@ -12,7 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedtwin_client import conformance_cli, demo_cli, gateway_cli, ledger_cli, policy_cli, store_cli, study_cli
+from fedtwin_client import (
+    conformance_cli,
+    consent_cli,
+    demo_cli,
+    gateway_cli,
+    ledger_cli,
+    policy_cli,
+    store_cli,
+    study_cli,
+)
 from fedtwin_client.ingest import device_cli
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Hospital IT: run a hospital's node.", no_args_is_help=True, add_completion=False)
 app.add_typer(store_cli.store, name="store")
 app.add_typer(policy_cli.app, name="policy")
+app.add_typer(consent_cli.app, name="consent")
 app.add_typer(device_cli.app, name="device")
 app.command()(store_cli.forget)
 app.command()(store_cli.export)

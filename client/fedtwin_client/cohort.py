@@ -11,7 +11,7 @@ nothing was measured. sd and slope are never carried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,26 @@ def form_cohort(records: HospitalRecords, study: Study, site: str) -> Cohort:
         )
 
     return Cohort(train=examples("train"), test=examples("test"))
+
+
+def keep_patients(cohort: Cohort, kept: Collection[str]) -> Cohort:
+    """Return the cohort with nobody but `kept`, every row as it was; the same object where that is everybody."""
+    parts = (cohort.train, cohort.test)
+    if all(patient in kept for part in parts for patient in part.patients):
+        return cohort
+    train, test = (_keep(part, kept) for part in parts)
+    return Cohort(train=train, test=test)
+
+
+def _keep(part: Examples, kept: Collection[str]) -> Examples:
+    rows = [row for row, patient in enumerate(part.patients) if patient in kept]
+    return Examples(
+        x=part.x[rows],
+        mask=part.mask[rows],
+        y=part.y[rows],
+        groups=part.groups[rows],
+        patients=tuple(part.patients[row] for row in rows),
+    )
 
 
 def _missing(records: HospitalRecords, name: str, expected: str) -> DataError:

@@ -186,6 +186,11 @@ class HospitalDirectory:
         return self.node / "gateway.json"
 
     @property
+    def consent(self) -> Path:
+        """What patients agreed to, and which releases they may have taken part in, encrypted, and its keys."""
+        return self.root / "consent"
+
+    @property
     def logs(self) -> Path:
         """One log for each process."""
         return self.root / "log"

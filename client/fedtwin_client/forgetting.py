@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.consent_store import ConsentStore
 from fedtwin_client.ingest.control import ask
 from fedtwin_client.ingest.registry import FILE, forget_patients, read_registry, write_registry
 from fedtwin_client.store.opening import open_hospital_store
@@ -21,6 +22,9 @@ def forget(hospital: HospitalDirectory, ids: Sequence[str]) -> int:
     if known is None:
         with open_hospital_store(hospital, check=False) as store:
             known = sum(store.forget(one) for one in ids)
+    consents = ConsentStore(hospital.consent)
+    for one in ids:
+        consents.forget(one)
     path = hospital.node / FILE
     registry = read_registry(path)
     if (without := forget_patients(registry, ids)) != registry:

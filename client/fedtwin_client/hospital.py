@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from fedtwin_client.admission import Admission, AdmitEverybody
 from fedtwin_client.gate import Gate
 from fedtwin_client.journal import Journal, JournalError, SealedAnswer, Spend, TaskKey, WitnessesAwayError
 from fedtwin_client.policy import Policy
@@ -90,11 +91,13 @@ class Hospital:
         load_cohort: LoadCohort,
         train: Train,
         release_histogram: ReleaseHistogram,
+        admission: Admission | None = None,
     ) -> None:
         self._gate, self._coordinator = gate, coordinator
         self._find_study, self._policy, self._journal = find_study, policy, journal
         self._randomness = randomness
         self._load_cohort, self._train, self._release_histogram = load_cohort, train, release_histogram
+        self._admission = admission or AdmitEverybody()
         self._cohorts: dict[str, Cohort] = {}
         self._one_at_a_time = threading.Lock()
 
@@ -185,10 +188,11 @@ class Hospital:
     def _work(self, envelope: bytes, task: _Task) -> SealedAnswer:
         plan, study = task.plan, task.study
         key = TaskKey.of(plan)
-        cohort = self._cohort_or_refusal(task)
+        cohort = self._cohort_or_refusal(task, key)
         if (code := self._journal.charge(key, task.spend, limit=task.limit)) is not None:
             raise _RefusedError(code)
         # A crash, or an exception, from here to the seal means that the attempt is spent.
+        self._note_or_refusal(key)
         if plan.task is Task.TRAIN:
             arrays: Arrays = self._train(study, task.participant, task.parameters, cohort.train, self._randomness)
         else:
@@ -202,11 +206,18 @@ class Hospital:
         self._journal.seal(key, answer)
         return answer
 
-    def _cohort_or_refusal(self, task: _Task) -> Cohort:
+    def _cohort_or_refusal(self, task: _Task, key: TaskKey) -> Cohort:
         try:
-            return self._cohort(task.study, task.plan.study)
+            return self._admission.choose(key, self._cohort(task.study, task.plan.study))
         except (FedtwinError, OSError) as err:
             LOGGER.error("the data cannot be read: %s", _describe(err))
+            raise _RefusedError(RefusalCode.SITE_NOT_READY) from err
+
+    def _note_or_refusal(self, key: TaskKey) -> None:
+        try:
+            self._admission.note(key)
+        except (FedtwinError, OSError) as err:
+            LOGGER.error("what would be touched cannot be kept: %s", _describe(err))
             raise _RefusedError(RefusalCode.SITE_NOT_READY) from err
 
     def _cohort(self, study: Study, study_digest: str) -> Cohort:

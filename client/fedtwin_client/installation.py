@@ -6,8 +6,10 @@ import functools
 import time
 from dataclasses import dataclass
 
+from fedtwin_client.admission import ConsentingPatients
 from fedtwin_client.cohort import Cohort, form_cohort
 from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.consent_store import ConsentStore
 from fedtwin_client.evaluation import release_histogram
 from fedtwin_client.file_journal import FileJournal
 from fedtwin_client.gate import open_gate
@@ -52,8 +54,18 @@ def open_installation(directory: HospitalDirectory) -> Installation:
         load_cohort=functools.partial(load_cohort, directory, commitments=commitments),
         train=train,
         release_histogram=release_histogram,
+        admission=ConsentingPatients(
+            ConsentStore(directory.consent),
+            rule=directory.config.policy.consent,
+            clock=time.time,
+            remember=_ignore if commitments is None else commitments.remember,
+        ),
     )
     return Installation(directory=directory, hospital=hospital, journal=journal, studies=studies)
+
+
+def _ignore(study: str, cohort: Cohort) -> None:
+    """A file journal tells nothing of a cohort."""
 
 
 def _within_limits(directory: HospitalDirectory, studies: StudyFolder, journal: FileJournal | LedgerJournal) -> Journal:

@@ -69,7 +69,7 @@ def forget(
     from fedtwin_client import forgetting
     from fedtwin_client.config import read_directory
 
-    hospital, ids = read_directory(directory), _read_ids(patient, file)
+    hospital, ids = read_directory(directory), read_ids(patient, file)
     if not (yes or typer.confirm(f"Forget {len(ids)} patient(s) for ever?")):
         typer.echo("nothing was forgotten")
         raise typer.Exit(1)
@@ -91,7 +91,7 @@ def export(
     from fedtwin_client.store.export import export_patient
     from fedtwin_client.store.opening import open_hospital_store
 
-    hospital, ids = read_directory(directory), _read_ids(patient, file)
+    hospital, ids = read_directory(directory), read_ids(patient, file)
     if len(ids) != 1:
         raise ConfigurationError(file=file or "", field="patient", expected="one patient", found=str(len(ids)))
     count = ask(hospital.node, {"export": ids[0], "output": str(output.resolve())})
@@ -101,7 +101,7 @@ def export(
     typer.echo(f"{output}: {count} observations")
 
 
-def _read_ids(patient: str, file: Path | None) -> list[str]:
+def read_ids(patient: str, file: Path | None) -> list[str]:
     """Return the ids that were given, one way or the other."""
     if bool(patient) == (file is not None):
         raise ConfigurationError(field="patient", expected="either --patient or --file", found="both or neither")
