@@ -6,6 +6,8 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,20 +54,17 @@ def bench_store(say: Say) -> Bench:
             calls = time_ward(store)
         size = sum(path.stat().st_size for path in (Path(folder) / "store").rglob("*") if path.is_file())
     rows = "SQLite rows, not encrypted, keyed by patient, signal and time"
+    to_windows = f"{count / 1e6:g} M observations to windows [{PATIENTS}, 31, 60, {len(_SIGNALS)}]"
+    alone = "the same, of the processor's time alone"
     return Bench(
         bench="store",
         rows=(
-            _rate("encrypted append, durable", append, rows_append, rows, APPEND_GOAL),
-            _rate("read and decrypt everything", read, rows_read, rows, READ_GOAL),
-            BenchRow(
-                case=f"{count / 1e6:g} M observations to windows [{PATIENTS}, 31, 60, {len(_SIGNALS)}], from the disk",
-                ours=windows,
-                baseline=count / 1e6 / rows_read,
-                baseline_name="SQLite rows, reading alone, scaled",
-                unit="s",
-                goal=f"at most {WINDOWS_GOAL_SECONDS:g} s",
-                holds=windows <= WINDOWS_GOAL_SECONDS,
-            ),
+            _rate("encrypted append, durable", count / append.wall, rows_append, rows, APPEND_GOAL),
+            _rate(alone, count / append.processor, rows_append, rows, APPEND_GOAL),
+            _rate("read and decrypt everything", count / read.wall, rows_read, rows, READ_GOAL),
+            _rate(alone, count / read.processor, rows_read, rows, READ_GOAL),
+            _windows(f"{to_windows}, from the disk", windows.wall, count / 1e6 / rows_read),
+            _windows(alone, windows.processor, count / 1e6 / rows_read),
             BenchRow(
                 case=f"{BEDS} beds × {len(_SIGNALS)} signals, one observation of each in a durable append",
                 ours=calls,
@@ -106,38 +105,46 @@ def make_stays(first: int, end: int, *, begin: int = 0, length: int) -> Observat
     )
 
 
-def time_append(store: ObservationStore, patients: int) -> float:
-    """Return million observations a second; making them up is not counted."""
-    spent, count = 0.0, 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Seconds, on the wall and of this process's processor time; other programs make the first one longer."""
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+
+def measure(work: Callable[[], object]) -> Spent:
+    """Return what some work takes."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return Spent(wall=time.perf_counter() - wall, processor=time.process_time() - processor)
+
+
+def best(work: Callable[[], object]) -> Spent:
+    """Return the best of `REPEATS`, as other programs only ever slow it down."""
+    spent = [measure(work) for _ in range(REPEATS)]
+    return Spent(wall=min(one.wall for one in spent), processor=min(one.processor for one in spent))
+
+
+def time_append(store: ObservationStore, patients: int) -> Spent:
+    """Return what appending takes; making the observations up is not counted."""
+    spent = []
     for first in range(0, patients, TOGETHER):
         batch = make_stays(first, first + TOGETHER, length=SERIES)
-        began = time.perf_counter()
-        store.append(batch)
-        spent += time.perf_counter() - began
-        count += len(batch)
-    return count / spent / 1e6
+        spent.append(measure(partial(store.append, batch)))
+    return Spent(wall=sum(one.wall for one in spent), processor=sum(one.processor for one in spent))
 
 
-def time_read(store: ObservationStore) -> float:
-    """Return million observations a second: the best of `REPEATS`, as other programs only ever slow it down."""
-    spent = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        count = sum(len(batch) for batch in store.scan())
-        spent.append(time.perf_counter() - began)
-    return count / min(spent) / 1e6
+def time_read(store: ObservationStore) -> Spent:
+    """Return what reading everything takes."""
+    return best(lambda: sum(len(batch) for batch in store.scan()))
 
 
-def time_windows(store: ObservationStore) -> float:
-    """Return seconds from the encrypted blocks to one tensor: the best of `REPEATS`."""
+def time_windows(store: ObservationStore) -> Spent:
+    """Return what it takes from the encrypted blocks to one tensor."""
     shape = WindowShape(windows=31, steps=60, step=60_000, signals=_SIGNALS)
     starts = dict.fromkeys(store.patients(), _START)
-    spent = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        WindowCache(store, shape).build(starts)
-        spent.append(time.perf_counter() - began)
-    return min(spent)
+    return best(lambda: WindowCache(store, shape).build(starts))
 
 
 def time_ward(store: ObservationStore) -> float:
@@ -186,13 +193,25 @@ def _tuples(batch: ObservationBatch) -> Iterator[tuple[int | float, ...]]:
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _rate(case: str, ours: float, baseline: float, name: str, goal: float) -> BenchRow:
+def _windows(case: str, ours: float, baseline: float) -> BenchRow:
     return BenchRow(
         case=case,
         ours=ours,
         baseline=baseline,
+        baseline_name="SQLite rows, reading alone, scaled",
+        unit="s",
+        goal=f"at most {WINDOWS_GOAL_SECONDS:g} s",
+        holds=ours <= WINDOWS_GOAL_SECONDS,
+    )
+
+
+def _rate(case: str, ours: float, baseline: float, name: str, goal: float) -> BenchRow:
+    return BenchRow(
+        case=case,
+        ours=ours / 1e6,
+        baseline=baseline,
         baseline_name=name,
         unit="M observations/s",
         goal=f"at least {goal:g} M observations/s",
-        holds=ours >= goal,
+        holds=ours / 1e6 >= goal,
     )

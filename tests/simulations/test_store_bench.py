@@ -14,7 +14,7 @@ def test_every_row_of_the_benchmark_is_measured(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(store_bench, name, value)
     said: list[str] = []
     bench = BENCHES["store"](said.append)
-    assert len(bench.rows) == 5
+    assert len(bench.rows) == 8
     assert all(row.ours > 0 for row in bench.rows)
     assert any(line.startswith("16,000 observations") for line in said)
 
