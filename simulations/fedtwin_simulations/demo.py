@@ -178,7 +178,7 @@ def run_real_study(experiment: Experiment, deployment: Deployment, *, output: Pa
         ledgers = begin_ledgers(deployment, epsilon=LIFETIME_SHARE * experiment.demo_epsilon, delta=experiment.delta)
         refused = show_refusal(experiment, deployment, say=say)
         say("hospitals: starting")
-        with witnesses_running(ledgers, logs=logs):
+        with witnesses_running(ledgers.witnesses, logs=logs):
             with hospitals_online(deployment, logs=logs, say=say):
                 began = time.monotonic()
                 run = follow_study(deployment, signed, say=say)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 import statistics
@@ -10,10 +9,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedtwin_client.journal import SealedAnswer, Spend, TaskKey
+from fedtwin_client.ledger_journal import LedgerJournal, LifetimeClaim, Membership, Surroundings
+from fedtwin_client.witnessing import Witnessing
 from fedtwin_shared.ledger.bundle import AuditBundle, LogExport, write_audit_bundle
 from fedtwin_shared.ledger.cosignature import cosign
 from fedtwin_shared.ledger.encoding import encode_entry
@@ -31,13 +35,26 @@ from fedtwin_shared.ledger.entry import (
 )
 from fedtwin_shared.ledger.mechanism import PoissonGaussian, Use
 from fedtwin_shared.ledger.merkle import compute_root, hash_leaf, verify_inclusion
-from fedtwin_shared.ledger.note import COSIGNATURE, Checkpoint, format_note, make_verifier_key, sign_note
+from fedtwin_shared.ledger.note import (
+    COSIGNATURE,
+    Checkpoint,
+    format_note,
+    make_verifier_key,
+    parse_verifier_key,
+    sign_note,
+)
 from fedtwin_shared.ledger.pins import PinnedKeys
 from fedtwin_shared.ledger.renyi import ORDERS, price_uses
 from fedtwin_shared.ledger.state import History, verify_history
 from fedtwin_shared.ledger.store import LogWriter, NewEntry
+from fedtwin_shared.ledger.study_programme import StudyProgramme
 from fedtwin_shared.ledger.verification import VerifiedBundle, verify_bundle
+from fedtwin_shared.ledger.witness_client import WitnessContact, send_over_http
+from fedtwin_shared.ledger.witnesses import Witnesses
+from fedtwin_shared.round import Task
 from fedtwin_shared.signing import digest, format_public_key
+from fedtwin_simulations.deployment import free_ports
+from fedtwin_simulations.ledgers import make_witness, witnesses_running
 from fedtwin_simulations.results import Bench, BenchRow
 
 SYNC_GOAL_SHARE = 0.8  # of the disk's own rate of synced writes
@@ -51,6 +68,9 @@ SLICES = 40  # ours and the disk's own by turns, so that a busy disk slows both
 SLICE = 25  # synced writes
 SMALL, LARGE = 100_000, 1_000_000  # entries
 WITNESSES = 5
+ROUND_WITNESSES = 3  # as in the demo
+ROUND_SYNCS = 6  # charge, answer and its folder's name, seal, checkpoint, release
+PARAMETERS = 10_000  # of the model that an answer holds
 ORIGIN = "hospital.example/ledger"
 RUN = "0" * 32
 STUDY = digest(b"a study")
@@ -63,8 +83,8 @@ def bench_ledger(say: Callable[[str], None]) -> Bench:
     with tempfile.TemporaryDirectory(prefix="fedtwin-") as folder:
         say(f"{SLICES * SLICE} durable entries, and as many raw synced writes by turns")
         ours, raw = time_synced_writes(Path(folder))
-        say("rounds of five entries and a checkpoint")
-        a_round = time_rounds(Path(folder))
+        say(f"rounds of a hospital, with {ROUND_WITNESSES} witnesses over HTTP")
+        a_round = time_witnessed_rounds(Path(folder))
         say(f"proofs among {SMALL:,} entries")
         entries = list(make_entries(SMALL))
         proof = time_proofs(Path(folder), entries)
@@ -86,10 +106,10 @@ def bench_ledger(say: Callable[[str], None]) -> Bench:
                 holds=ours >= SYNC_GOAL_SHARE * raw,
             ),
             BenchRow(
-                case="a round: cohort and reserve, start, seal, release, and a signed checkpoint, each durable: median",
+                case=f"a round: charge, seal, {ROUND_WITNESSES} witnesses over HTTP, release, proof: median",
                 ours=a_round,
-                baseline=5000 / raw,
-                baseline_name="five raw synced writes",
+                baseline=ROUND_SYNCS * 1000 / raw,
+                baseline_name=f"{ROUND_SYNCS} raw synced writes",
                 unit="ms",
                 goal=f"at most {ROUND_GOAL_MILLISECONDS:g} ms",
                 holds=a_round <= ROUND_GOAL_MILLISECONDS,
@@ -146,24 +166,60 @@ def time_synced_writes(folder: Path, *, slices: int = SLICES) -> tuple[float, fl
     return slices * SLICE / sum(ours), slices * SLICE / sum(raw)
 
 
-def time_rounds(folder: Path, *, rounds: int = 40) -> float:
-    """Return milliseconds of a round's ledger: the state machine, its entries one by one, a signed checkpoint."""
+def time_witnessed_rounds(folder: Path) -> float:
+    """Return `time_rounds` with witnesses that are processes of their own."""
     key = Ed25519PrivateKey.generate()
-    entries = make_history(5 * rounds + 3)
-    history, found = History(), []
-    with LogWriter(folder / "rounds.sqlite") as log:
+    logs = {"hospital": str(make_verifier_key(ORIGIN, key))}
+    ports = free_ports(ROUND_WITNESSES)
+    witnesses = [
+        make_witness(f"keeper{number}", "server", folder / f"witness{number}", port=port, logs=logs)
+        for number, port in enumerate(ports)
+    ]
+    contacts = tuple(
+        WitnessContact(key=parse_verifier_key(one.key), send=send_over_http(one.address)) for one in witnesses
+    )
+    with witnesses_running(witnesses, logs=folder / "logs"):
+        return time_rounds(folder, Witnesses(contacts=contacts, faulty=1), key=key)
+
+
+def time_rounds(folder: Path, witnesses: Witnesses, *, key: Ed25519PrivateKey, rounds: int = 40) -> float:
+    """Return milliseconds of a round's ledger at a hospital: everything between a checked plan and a proven answer."""
+    programme = StudyProgramme(
+        plan=digest(b"plan"),
+        training=NOISE.mechanism,
+        evaluation=NOISE.mechanism,
+        parts=(Part(name="train", programme=(Use(mechanism=NOISE.mechanism, count=LARGE),)),),
+    )
+    claim = LifetimeClaim(
+        epsilon=Decimal(8),
+        delta=Decimal("0.000001"),
+        order=4,
+        programme=programme.parts[0].programme,
+        signer=format_public_key(key.public_key()),
+        site_policy=digest(b"policy"),
+    )
+    surroundings = Surroundings(
+        find_programme=lambda _: programme,
+        find_membership=lambda task: Membership(cohort=digest(b"cohort"), blocks=digest(b"map")),
+        code=digest(b"code"),
+        recipient=RECIPIENT,
+        clock=time.time,
+        draw=secrets.token_bytes,
+        witnessing=Witnessing(origin=ORIGIN, sign=partial(sign_note, name=ORIGIN, key=key), witnesses=witnesses),
+    )
+    model = {"weights": np.zeros(PARAMETERS, dtype=np.float32)}
+    answer = SealedAnswer(plan=digest(b"round plan"), envelope=b"the signed answer", arrays=model)
+    found = []
+    with LedgerJournal(folder / "ledger", claim=claim, surroundings=surroundings) as journal:
         for number in range(rounds + 1):
-            made = list(itertools.islice(entries, 5 if number else 3))
+            task = TaskKey(study=STUDY, run=RUN, round=number, attempt=1, task=Task.TRAIN)
             began = time.perf_counter()
-            # What is written together: the opening of the ledger; a round's cohort and its reservation.
-            for batch in (made[:2], *([entry] for entry in made[2:])):
-                for entry in batch:
-                    history.add(entry)
-                log.append([NewEntry(key=entry.key, kind=entry.TYPE, body=encode_entry(entry)) for entry in batch])
-            text = Checkpoint(origin=ORIGIN, size=log.size, root=log.root()).text
-            log.keep_note(format_note(text, [sign_note(text, name=ORIGIN, key=key)]))
+            if journal.charge(task, Spend(steps=1), limit=Spend(steps=LARGE)) is not None:
+                raise RuntimeError("a round that was just made is refused")
+            journal.seal(task, answer)
+            journal.release(task)
             found.append(time.perf_counter() - began)
-    return statistics.median(found[1:]) * 1000
+    return statistics.median(found[1:]) * 1000  # the first one enrols the study
 
 
 def time_proofs(folder: Path, entries: list[bytes], *, proofs: int = 200) -> float:

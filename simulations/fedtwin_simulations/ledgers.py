@@ -46,6 +46,11 @@ class Witness:
     port: int
     key: str
 
+    @property
+    def address(self) -> str:
+        """Where it takes checkpoints."""
+        return f"http://127.0.0.1:{self.port}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledgers:
@@ -68,9 +73,9 @@ def begin_ledgers(deployment: Deployment, *, epsilon: float, delta: float) -> Le
     keepers += [(node.site, "client", node.directory / "witness") for node in deployment.nodes[:KEEPERS]]
     ports = free_ports(len(keepers))
     witnesses = tuple(
-        at_once(lambda one: _make_witness(*one[0], port=one[1], logs=logs), list(zip(keepers, ports, strict=True)))
+        at_once(lambda one: make_witness(*one[0], port=one[1], logs=logs), list(zip(keepers, ports, strict=True)))
     )
-    tables = [{"key": one.key, "address": f"http://127.0.0.1:{one.port}"} for one in witnesses]
+    tables = [{"key": one.key, "address": one.address} for one in witnesses]
     pins = write_toml({"faulty": min(FAULTY, len(witnesses) - 1), "witness": tables})
     for directory in (deployment.coordinator, *(node.directory for node in deployment.nodes)):
         (directory / WITNESSES).write_text(pins, encoding="utf-8")
@@ -78,7 +83,7 @@ def begin_ledgers(deployment: Deployment, *, epsilon: float, delta: float) -> Le
 
 
 @contextlib.contextmanager
-def witnesses_running(ledgers: Ledgers, *, logs: Path) -> Iterator[None]:
+def witnesses_running(witnesses: Sequence[Witness], *, logs: Path) -> Iterator[None]:
     """The witnesses' processes, ready; stopped and reaped afterwards. Raises `SupervisionError` when they are not."""
     commands = [
         Command(
@@ -86,13 +91,13 @@ def witnesses_running(ledgers: Ledgers, *, logs: Path) -> Iterator[None]:
             arguments=(flower_program("fedtwin"), one.side, "witness", str(one.directory)),
             log_file=logs / f"witness-{one.keeper}.log",
         )
-        for one in ledgers.witnesses
+        for one in witnesses
     ]
     with supervised(commands) as supervisor:
 
         def ready() -> bool:
             supervisor.step()
-            return all(answers_on(one.port) for one in ledgers.witnesses)
+            return all(answers_on(one.port) for one in witnesses)
 
         wait_until(ready, what="witnesses", deadline_seconds=READY_SECONDS, interval_seconds=0.2)
         yield
@@ -120,7 +125,8 @@ def export_ledgers(deployment: Deployment, ledgers: Ledgers, folder: Path, *, do
     return folder / BUNDLE
 
 
-def _make_witness(keeper: str, side: str, directory: Path, *, port: int, logs: dict[str, str]) -> Witness:
+def make_witness(keeper: str, side: str, directory: Path, *, port: int, logs: dict[str, str]) -> Witness:
+    """Make a witness of these logs (vkeys by site). side: whose command it is, server or client."""
     directory.mkdir(mode=0o700)
     settings = {"name": f"{keeper}/witness", "listen": f"127.0.0.1:{port}", "logs": list(logs.values())}
     (directory / "witness.toml").write_text(write_toml(settings), encoding="utf-8")
