@@ -19,6 +19,7 @@ from fedtwin_client import (
     gateway_cli,
     ledger_cli,
     policy_cli,
+    release_cli,
     store_cli,
     study_cli,
 )
@@ -42,6 +43,7 @@ app.command()(study_cli.review)
 app.command()(study_cli.approve)
 app.command()(study_cli.refuse)
 app.command()(conformance_cli.conformance)
+app.command()(release_cli.release)
 app.command()(ledger_cli.begin_ledger)
 app.command()(ledger_cli.checkpoint)
 app.command()(ledger_cli.witness)

@@ -16,6 +16,7 @@ from fedtwin_client.ledger_journal import LEDGER
 from fedtwin_client.released_model import FetchError, KeptRelease, fetch_over_https, take_release
 from fedtwin_client.studies import open_studies
 from fedtwin_server.front import front_configuration
+from fedtwin_shared.cli import main
 from fedtwin_shared.documents import sign_study, verify_study
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.ledger.note import COSIGNATURE, Checkpoint, format_note, make_verifier_key, sign_note
@@ -163,6 +164,29 @@ def test_a_release_comes_from_a_real_front(setting: Setting, front: str, identit
     assert take_release(setting.directory, release.name, fetch=fetch).weights.read_bytes() == WEIGHTS
     with pytest.raises(FetchError, match="at most 3 bytes"):
         fetch(f"{release_path(release.study)}/{WEIGHTS_FILE}", 3)
+
+
+def test_the_command_fetches_from_the_front_that_the_hospital_dials(
+    setting: Setting, front: str, identity: ServerIdentity, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, release = setting.directory.root, setting.publish()
+    config = (root / "hospital.toml").read_text()
+    (root / "hospital.toml").write_text(config.replace('"localhost:1"', f'"{front}"'))
+    setting.directory.ca_file.write_bytes(identity.certificate_authority.read_bytes())
+    served = identity.certificate_authority.parent / "releases" / release.study
+
+    def run() -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["client", "release", str(root), release.name])
+        return int(ended.value.code or 0)
+
+    assert run() == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    served.mkdir(parents=True)
+    for path, content in setting.files.items():
+        (served / Path(path).name).write_bytes(content)
+    assert run() == 0
+    assert capsys.readouterr().out.startswith("This model and all else that the study deterioration")
 
 
 def test_another_authority_is_not_believed(setting: Setting, front: str, tmp_path: Path) -> None:
