@@ -41,6 +41,11 @@ class Monitor:
         self._open: dict[tuple[str, str], Alert] = {}
         self._resolved: list[Alert] = []
 
+    @property
+    def measures(self) -> frozenset[str]:
+        """What there are rules on."""
+        return frozenset(self._rules)
+
     def take(self, patient: str, measure: str, value: float, *, time: int, now: int) -> list[Alert]:
         """Take one measurement of `time`; return the alerts that it raised, changed in priority, or resolved."""
         changed = []

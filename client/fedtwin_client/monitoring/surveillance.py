@@ -30,6 +30,7 @@ _FORECASTS: Final = (
     ("saturation_below_90_in_30", "pulse_oximetry", 90.0, 30.0),
     ("pressure_below_65_in_30", "mean_pressure", 65.0, 30.0),
 )
+_SCORES: Final = frozenset({"news2", "qsofa", "shock_index"})
 _GLUCOSE: Final = frozenset({"interstitial_glucose", "glucose"})
 _BELIEVED: Final = frozenset({Outcome.USED, Outcome.NOT_READ})
 _SCORED: Final = frozenset(
@@ -77,7 +78,7 @@ class Surveillance:
             if surprise == surprise:
                 changed += self.monitor.take(patient, "surprise", abs(surprise), time=time, now=now)
         for patient, signals in touched.items():
-            if signals & _SCORED:
+            if signals & _SCORED and self.monitor.measures & _SCORES:
                 changed += self._score(patient, now)
             changed += self._look_ahead(patient, signals, now)
         self._tell(changed)
@@ -141,11 +142,15 @@ class Surveillance:
         if newest - self._forecast.get(patient, newest - FORECAST_EVERY) < FORECAST_EVERY:
             return []
         self._forecast[patient] = newest
+        if not any(measure in self.monitor.measures for measure, *_ in _FORECASTS):
+            return []
         twin: PatientTwin = self.twins.twin(patient)
         measures = [
             (measure, 100.0 * twin.chance_below(signal, level, now=newest, minutes=minutes))
             for measure, signal, level, minutes in _FORECASTS
-            if signal in twin.used and not is_stale(signal, now - twin.used[signal])
+            if measure in self.monitor.measures
+            and signal in twin.used
+            and not is_stale(signal, now - twin.used[signal])
         ]
         return self._take_all(patient, measures, newest, now)
 

@@ -32,14 +32,14 @@ USUAL = {
 }
 
 # Both ends of every range of the chart, and its points.
-CHART = {
+CHART: dict[str, dict[int, tuple[float, float]]] = {
     "respiratory_rate": {3: (2, 8), 1: (9, 11), 0: (12, 20), 2: (21, 24)},
     "systolic_pressure": {3: (30, 90), 2: (91, 100), 1: (101, 110), 0: (111, 219)},
     "heart_rate": {3: (10, 40), 1: (41, 50), 0: (51, 90), 2: (111, 130)},
     "temperature": {3: (25.0, 35.0), 1: (35.1, 36.0), 0: (36.1, 38.0), 2: (39.1, 44.0)},
     "pulse_oximetry": {3: (30, 91), 2: (92, 93), 1: (94, 95), 0: (96, 100)},
 }
-FURTHER = [
+FURTHER: list[tuple[str, float, int]] = [
     *(("respiratory_rate", value, 3) for value in (25, 80)),
     *(("systolic_pressure", value, 3) for value in (220, 300)),
     *(("heart_rate", value, points) for value, points in ((91, 1), (110, 1), (131, 3), (300, 3))),
@@ -143,7 +143,7 @@ def test_qsofa_sirs_and_shock_index() -> None:
         found = score_qsofa(respiratory_rate=values[0], systolic_pressure=values[1], glasgow=values[2])
         assert plain(found) == (points, True)
     # Bone 1992: > 38 or < 36 °C; > 90 beats; > 20 breaths or < 32 mmHg; > 12 or < 4 thousand leukocytes.
-    edge: dict[str, npt.ArrayLike] = {
+    edge: dict[str, float] = {
         "temperature": 38.0,
         "heart_rate": 90,
         "respiratory_rate": 20,
