@@ -1,12 +1,12 @@
 """The journal of a hospital as a privacy ledger: every charge and every answer is an entry that an auditor can check.
 
-Design note: `charge` writes RESERVE and START in one commit, because training follows at once; `seal` keeps the
-answer's bytes and writes SEAL; `release` has the witnesses cosign the tree that holds the seal, writes RELEASE with its
-size, and gives what proves the charge. A crash before the first commit means that nothing was trained; before the
-second, that the attempt is spent; after it, that the same bytes can be sent again. An answer that too few witnesses
-have seen does not leave: it waits, sealed, and costs nothing more. There is one admission epoch, so every patient stays
-in blocks that have paid for all that went before, and all blocks of a study's part are charged: who takes part in a
-study is never narrowed to save budget.
+Design note: `charge` writes RESERVE and START in one commit, because training follows at once; `seal` writes SEAL and
+the answer's bytes in one; `release` has the witnesses cosign the tree that holds the seal, writes RELEASE with its size
+and the cosigned checkpoint in one, and gives what proves the charge. A crash before the first commit means that nothing
+was trained; before the second, that the attempt is spent; after it, that the same bytes can be sent again. An answer
+that too few witnesses have seen does not leave: it waits, sealed, and costs nothing more. There is one admission epoch,
+so every patient stays in blocks that have paid for all that went before, and all blocks of a study's part are charged:
+who takes part in a study is never narrowed to save budget.
 
 After a failed write nobody knows what the disk holds, so the object refuses to go on; a new one reads it.
 """
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from fedtwin_client.file_journal import decode_answer, encode_answer
@@ -36,14 +36,13 @@ from fedtwin_shared.ledger.mechanism import Mechanism, Use
 from fedtwin_shared.ledger.note import parse_checkpoint, parse_note
 from fedtwin_shared.ledger.renyi import price_uses
 from fedtwin_shared.ledger.state import History, verify_history
-from fedtwin_shared.ledger.store import LogReader, LogWriter, NewEntry
+from fedtwin_shared.ledger.store import KeptNote, LogReader, LogWriter, NewEntry
 from fedtwin_shared.ledger.study_programme import TEST, TRAIN, StudyProgramme
 from fedtwin_shared.ledger.witness_client import HistoryError
 from fedtwin_shared.round import RefusalCode
 from fedtwin_shared.signing import digest
 
 LEDGER: Final = "ledger.sqlite"
-ANSWERS: Final = "answers"
 INBOX: Final = "inbox"
 SALT_BYTES: Final = 16
 NOT_COSIGNED: Final = 0  # size of the checkpoint that left with an answer, of a ledger without witnesses
@@ -104,7 +103,7 @@ class LedgerJournal:
         self._folder, self._surroundings = folder, surroundings
         self._history = History()
         with contextlib.ExitStack() as stack, self._report_failure():
-            (folder / ANSWERS).mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._log = stack.enter_context(surroundings.open_log(folder / LEDGER))
             for data in self._log.entries():
                 self._history.add(parse_entry(data))
@@ -166,8 +165,7 @@ class LedgerJournal:
         if kept is None or kept.phase is not Phase.STARTED:
             raise RuntimeError("expected a key that is charged and not sealed")
         with self._report_failure():
-            replace_file(self._answer_file(task), _with_digest(encode_answer(answer)))
-            # A crash here leaves bytes that no entry names: the attempt is spent, nothing has left.
+            # A crash before this returns means that the attempt is spent, and nothing has left.
             seal = entries.Seal(
                 time=self._now(),
                 salt=self._salt(),
@@ -176,7 +174,7 @@ class LedgerJournal:
                 output=digest(answer.envelope),
                 code=self._surroundings.code,
             )
-            self._write([seal])
+            self._write([seal], attach={_shelf(key): _with_digest(encode_answer(answer))})
 
     def release(self, key: TaskKey) -> bytes:
         """See `Journal.release`. A witness that remembers another history of this ledger breaks the journal for good.
@@ -190,13 +188,19 @@ class LedgerJournal:
         with self._report_failure():
             position = self._log.find(task, entries.Seal.TYPE)
             assert position is not None
-            note = self._cosigned(position + 1)
-            size = NOT_COSIGNED if note is None else parse_checkpoint(parse_note(note).text).size
+            kept_note = self._cosigned(position + 1)
+            size = NOT_COSIGNED if kept_note is None else parse_checkpoint(parse_note(kept_note.note).text).size
             if kept.phase is Phase.SEALED:
+                release = entries.Release(
+                    time=self._now(),
+                    salt=self._salt(),
+                    task=task,
+                    recipient=self._surroundings.recipient,
+                    checkpoint=size,
+                )
                 # A crash here asks the witnesses again: they cosign the same tree, or one that holds it.
-                recipient, time, salt = self._surroundings.recipient, self._now(), self._salt()
-                self._write([entries.Release(time=time, salt=salt, task=task, recipient=recipient, checkpoint=size)])
-            return b"" if note is None else prove_answer(self._log, task, note).encode()
+                self._write([release], keep=kept_note)
+            return b"" if kept_note is None else prove_answer(self._log, task, kept_note.note).encode()
 
     def refuse(self, plan: str, code: RefusalCode) -> None:
         """See `Journal.refuse`. The same refusal of the same plan is one entry."""
@@ -210,20 +214,27 @@ class LedgerJournal:
         """
         with self._report_failure():
             self._collect()
-            return self._cosigned(self._log.size)
+            kept = self._cosigned(self._log.size)
+            if kept is None:
+                return None
+            self._log.keep_note(kept)
+            return kept.note
 
     def sealed(self, key: TaskKey) -> SealedAnswer | None:
-        """See `Journal.sealed`. An answer whose bytes were lost or damaged counts as not sealed."""
-        task = str(_ledger_key(key))
+        """See `Journal.sealed`. An answer whose bytes were damaged counts as not sealed."""
         with self._report_failure():
-            if self._log.find(task, entries.Seal.TYPE) is None:
+            position = self._log.find(str(_ledger_key(key)), entries.Seal.TYPE)
+            data = None if position is None else self._log.attachment(_shelf(key))
+            if position is None or data is None:
                 return None
-            try:
-                data = self._answer_file(task).read_bytes()
-            except FileNotFoundError:
-                return None
+            (body,) = self._log.entries(position, position + 1)
+            seal = parse_entry(body)
         content = data[hashlib.sha256().digest_size :]
-        return decode_answer(content) if _with_digest(content) == data else None
+        if _with_digest(content) != data:
+            return None
+        answer = decode_answer(content)
+        # The shelf holds the last answer of its run and task, which may be that of a later round.
+        return answer if isinstance(seal, entries.Seal) and digest(answer.envelope) == seal.output else None
 
     def charged(self, study: str) -> Spend:
         """See `Journal.charged`."""
@@ -306,7 +317,13 @@ class LedgerJournal:
         first = [] if task.round_key in state.rounds else [cohort]
         return [*first, reserve, start]
 
-    def _write(self, written: Sequence[entries.Entry]) -> None:
+    def _write(
+        self,
+        written: Sequence[entries.Entry],
+        *,
+        attach: Mapping[str, bytes] = MappingProxyType({}),
+        keep: KeptNote | None = None,
+    ) -> None:
         """Append what follows from the ledger so far; then raise `TransitionError` for the first that does not."""
         admitted: list[NewEntry] = []
         refused: TransitionError | None = None
@@ -319,11 +336,11 @@ class LedgerJournal:
                 break
             admitted.append(NewEntry(key=entry.key, kind=entry.TYPE, body=body))
         if admitted:
-            self._log.append(admitted)
+            self._log.append(admitted, attach=attach, keep=keep)
         if refused is not None:
             raise refused
 
-    def _cosigned(self, least: int) -> bytes | None:
+    def _cosigned(self, least: int) -> KeptNote | None:
         witnessing = self._surroundings.witnessing
         return None if witnessing is None else cosign_log(self._log, witnessing, least=least)
 
@@ -333,9 +350,6 @@ class LedgerJournal:
 
     def _salt(self) -> str:
         return self._surroundings.draw(SALT_BYTES).hex()
-
-    def _answer_file(self, task: str) -> Path:
-        return self._folder / ANSWERS / f"{digest(task.encode())}.answer"
 
     @contextlib.contextmanager
     def _report_failure(self) -> Iterator[None]:
@@ -387,6 +401,11 @@ def spend_of(account: StudyAccount) -> Spend:
 
 def _ledger_key(key: TaskKey) -> entries.TaskKey:
     return entries.TaskKey(study=key.study, run=key.run, round=key.round, attempt=key.attempt, task=key.task.value)
+
+
+def _shelf(key: TaskKey) -> str:
+    """Where the last answer of a run and task is kept: earlier ones are not sent again, so they are not kept."""
+    return f"{key.study}/{key.run}/{key.task.value}"
 
 
 def _with_digest(content: bytes) -> bytes:

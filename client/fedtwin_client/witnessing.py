@@ -10,7 +10,7 @@ from fedtwin_client.journal import WitnessesAwayError
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.ledger.cosignature import verify_cosignatures
 from fedtwin_shared.ledger.note import Checkpoint, NoteSignature, format_note, parse_checkpoint, parse_note
-from fedtwin_shared.ledger.store import LogWriter
+from fedtwin_shared.ledger.store import KeptNote, LogReader
 from fedtwin_shared.ledger.witness_client import cosign_checkpoint
 from fedtwin_shared.ledger.witnesses import Witnesses
 
@@ -24,24 +24,21 @@ class Witnessing:
     witnesses: Witnesses
 
 
-def cosign_log(log: LogWriter, witnessing: Witnessing, *, least: int) -> bytes:
-    """Return a checkpoint of at least that many entries that enough witnesses cosigned; the one that is kept, if it is.
+def cosign_log(log: LogReader, witnessing: Witnessing, *, least: int) -> KeptNote:
+    """Return a checkpoint of at least that many entries that enough witnesses cosigned: the log's last, or a new one.
 
     Raises `WitnessesAwayError` where too few cosign, `HistoryError` where one remembers another history.
-
-    - what is returned is kept in the log
     """
-    witnesses, kept = witnessing.witnesses, log.latest_note()
-    if kept is not None and parse_checkpoint(parse_note(kept).text).size >= least:
+    witnesses, last = witnessing.witnesses, log.latest_note()
+    if last is not None and parse_checkpoint(parse_note(last).text).size >= least:
         with contextlib.suppress(VerificationError):  # the witnesses that count may have changed since
-            verify_cosignatures(parse_note(kept), witnesses.keys, required=witnesses.required)
-            return kept
+            verify_cosignatures(parse_note(last), witnesses.keys, required=witnesses.required)
+            return KeptNote(note=last)
     text = Checkpoint(origin=witnessing.origin, size=log.size, root=log.root()).text
-    note = format_note(text, [witnessing.sign(text)])
-    asked = cosign_checkpoint(log, note, witnesses.contacts, required=witnesses.required)
+    asked = cosign_checkpoint(log, format_note(text, [witnessing.sign(text)]), witnesses.contacts)
     if len(asked.cosigners) < witnesses.required:
         away = "; ".join(f"{name}: {reason}" for name, reason in sorted(asked.absent.items()))
         raise WitnessesAwayError(
             field="witnesses", expected=f"{witnesses.required} of {len(witnesses.contacts)}", found=away
         )
-    return asked.note
+    return asked.kept

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedtwin_client.journal import Journal, JournalError, Spend, TaskKey
 from fedtwin_client.ledger_journal import (
-    ANSWERS,
     INBOX,
     LEDGER,
     LedgerJournal,
@@ -201,24 +203,34 @@ def test_the_files_are_the_owners_alone(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         journal.charge(key(), Spend(steps=3), limit=LIMIT)
         journal.seal(key(), answer())
-    files = [tmp_path / LEDGER, *(tmp_path / ANSWERS).iterdir()]
-    assert len(files) == 2
-    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert {LEDGER, f"{LEDGER}-wal"} <= set(modes)
+    assert set(modes.values()) == {0o600}
 
 
 def test_a_damaged_or_lost_answer_counts_as_not_sealed(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
         journal.charge(key(), Spend(steps=3), limit=LIMIT)
         journal.seal(key(), answer())
-    (file,) = (tmp_path / ANSWERS).iterdir()
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+    for damage in ("UPDATE attachment SET data = substr(data, 1, length(data) - 1)", "DELETE FROM attachment"):
+        with contextlib.closing(sqlite3.connect(tmp_path / LEDGER)) as connection, connection:
+            connection.execute(damage)
+        with open_journal(tmp_path) as journal:
+            assert journal.sealed(key()) is None
+            assert journal.charge(key(), Spend(steps=3), limit=LIMIT) is RefusalCode.ATTEMPT_SPENT
+
+
+def test_the_last_answer_of_a_run_and_task_is_the_one_that_is_kept(tmp_path: Path) -> None:
     with open_journal(tmp_path) as journal:
-        assert journal.sealed(key()) is None
-        file.unlink()
-        assert journal.sealed(key()) is None
-        assert journal.charge(key(), Spend(steps=3), limit=LIMIT) is RefusalCode.ATTEMPT_SPENT
+        for number in (1, 2):
+            journal.charge(key(round_=number), Spend(steps=1), limit=LIMIT)
+            journal.seal(key(round_=number), answer(number))
+        assert_same(journal.sealed(key(round_=2)), answer(2))
+        other = key(task=Task.EVALUATE)
+        journal.charge(other, Spend(releases=1), limit=LIMIT)
+        journal.seal(other, answer(3))
+        assert_same(journal.sealed(other), answer(3))
+        assert_same(journal.sealed(key(round_=2)), answer(2))
 
 
 def test_no_ledger_is_no_spending(tmp_path: Path) -> None:
@@ -246,21 +258,20 @@ def test_a_whole_round_of_a_hospital_is_in_its_ledger(tmp_path: Path) -> None:
 class NoRoom(LogWriter):
     """A disk that takes no seal any more."""
 
-    def append(self, entries: Sequence[NewEntry]) -> tuple[int, ...]:
+    def append(self, entries: Sequence[NewEntry], **beside: Any) -> tuple[int, ...]:
         if any(entry.kind == "seal" for entry in entries):
             raise LedgerError(expected="a sound database", found="disk full")
-        return super().append(entries)
+        return super().append(entries, **beside)
 
 
 def test_an_answer_that_no_seal_names_is_not_one(tmp_path: Path) -> None:
-    """The bytes were kept, the seal was not: nothing left, and the attempt is spent."""
+    """Neither the seal nor the bytes are there: nothing left, and the attempt is spent."""
     surroundings = replace(SURROUNDINGS, open_log=NoRoom)
     with LedgerJournal(tmp_path, claim=CLAIM, surroundings=surroundings) as journal:
         journal.charge(key(), Spend(steps=3), limit=LIMIT)
         with pytest.raises(JournalError, match="disk full"):
             journal.seal(key(), answer())
         assert journal.broken
-    assert list((tmp_path / ANSWERS).iterdir())
     with open_journal(tmp_path) as journal:
         assert journal.sealed(key()) is None
         assert journal.charge(key(), Spend(steps=3), limit=LIMIT) is RefusalCode.ATTEMPT_SPENT

@@ -25,7 +25,7 @@ from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from flwr.app import Message, RecordDict
@@ -61,7 +61,7 @@ from tests.server.consortium import Node, SilentGrid, StillClock, start
 from tests.witnessed import CLOCK, Watch, log_key, make_watch, open_ledger
 from tests.world import World, make_world
 
-STEPS: Final = ("reserve", "train", "seal", "cosign", "keep-note", "release", "send")
+STEPS: Final = ("reserve", "train", "seal", "cosign", "release", "send")
 POINTS: Final = tuple((step, persisted) for step in STEPS for persisted in (False, True))
 KILLS_EACH: Final = 8  # of one episode: a run of 3 rounds and 2 evaluations, which may repeat as many
 LONGEST_SECONDS: Final = 0.06  # of a random instant after a task arrived; a task takes a third of it
@@ -105,19 +105,14 @@ class DeadlyLog(LogWriter):
 
     reaper: Reaper
 
-    def append(self, entries: Sequence[NewEntry]) -> tuple[int, ...]:
+    def append(self, entries: Sequence[NewEntry], **beside: Any) -> tuple[int, ...]:
         kinds = {entry.kind for entry in entries} & {"reserve", "seal", "release"}
         for kind in kinds:
             self.reaper.at(kind, persisted=False)
-        positions = super().append(entries)
+        positions = super().append(entries, **beside)
         for kind in kinds:
             self.reaper.at(kind, persisted=True)
         return positions
-
-    def keep_note(self, note: bytes, **witnessed: object) -> None:
-        self.reaper.at("keep-note", persisted=False)
-        super().keep_note(note, **witnessed)  # type: ignore[arg-type]  # passed on as it came
-        self.reaper.at("keep-note", persisted=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import pytest
 
 from fedtwin_shared.cli import main
 from fedtwin_shared.ledger.encoding import parse_entry
-from fedtwin_shared.ledger.store import LogWriter, NewEntry
+from fedtwin_shared.ledger.store import KeptNote, LogWriter, NewEntry
 from tests.shared.ledger.forge import DOCUMENT, GOLDEN, note_of, write_book
 
 KEYS = GOLDEN / "pinned-keys.json"
@@ -72,7 +72,7 @@ def test_a_ledger_is_exported_as_of_its_checkpoint_and_verifies(
     (tmp_path / "policy").write_bytes(DOCUMENT)
     with LogWriter(tmp_path / "ledger.sqlite") as log:
         log.append([NewEntry(key=parse_entry(body).key, kind=parse_entry(body).TYPE, body=body) for body in entries])
-        log.keep_note(note_of(entries[:13]))
+        log.keep_note(KeptNote(note=note_of(entries[:13])))
         options = ("--log", f"north={tmp_path / 'ledger.sqlite'}", "--document", tmp_path / "policy")
         assert run("bundle", tmp_path / "bundle.zip", *options) == 0  # beside its writer
     assert run("verify", tmp_path / "bundle.zip", "--keys", KEYS, "--json") == 0

@@ -13,7 +13,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
@@ -39,6 +39,7 @@ CREATE TABLE name (key TEXT NOT NULL, kind TEXT NOT NULL, position INTEGER NOT N
     WITHOUT ROWID;
 CREATE TABLE checkpoint (size INTEGER PRIMARY KEY, note BLOB NOT NULL);
 CREATE TABLE witnessed (witness TEXT PRIMARY KEY, size INTEGER NOT NULL);
+CREATE TABLE attachment (name TEXT PRIMARY KEY, data BLOB NOT NULL);
 """
 
 
@@ -49,6 +50,14 @@ class NewEntry:
     key: str
     kind: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptNote:
+    """A checkpoint to keep, and the size that each witness cosigned last: a hint, which a witness corrects if wrong."""
+
+    note: bytes
+    witnessed: Mapping[str, int] = field(default_factory=dict)
 
 
 class LogReader:
@@ -103,6 +112,11 @@ class LogReader:
         """Return the size that this witness is known to have cosigned last; 0 if never."""
         row = self._row("SELECT size FROM witnessed WHERE witness = ?", (witness,))
         return 0 if row is None else int(row[0])
+
+    def attachment(self, name: str) -> bytes | None:
+        """Return what was last kept beside the log under that name."""
+        row = self._row("SELECT data FROM attachment WHERE name = ?", (name,))
+        return None if row is None else bytes(row[0])
 
     def close(self) -> None:
         """Let the file go."""
@@ -178,14 +192,25 @@ class LogWriter(LogReader):
             raise
         self._size = self.size
 
-    def append(self, entries: Sequence[NewEntry]) -> tuple[int, ...]:
+    def append(
+        self,
+        entries: Sequence[NewEntry],
+        *,
+        attach: Mapping[str, bytes] = MappingProxyType({}),
+        keep: KeptNote | None = None,
+    ) -> tuple[int, ...]:
         """Append the entries, all or none, and return their positions.
+
+        attach: bytes to keep beside them, each replacing what had its name. keep: see `keep_note`; of the tree before.
 
         - an entry that is there already, with the same bytes under the same name, keeps its position
         - other bytes under that name raise `LedgerError`, and nothing is appended
+        - what is attached or kept is there if and only if the entries are
         """
         positions: list[int] = []
         size = self._size
+        if keep is not None:
+            self._check_note(keep)
         with self._commit():
             for entry in entries:
                 there = self._existing(entry)
@@ -193,21 +218,18 @@ class LogWriter(LogReader):
                 if there is None:
                     self._insert(entry, size)
                     size += 1
+            self._connection.executemany("INSERT OR REPLACE INTO attachment VALUES (?, ?)", attach.items())
+            if keep is not None:
+                self._keep(keep)
         # A crash before the commit leaves the old log; after it, asking again returns the same positions.
         self._size = size
         return tuple(positions)
 
-    def keep_note(self, note: bytes, *, witnessed: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Keep a checkpoint of this log, replacing the one of its size. Raises `LedgerError` for another tree's.
-
-        witnessed: what each witness cosigned last. A hint only: the witness itself says so if it is wrong.
-        """
-        checkpoint = parse_checkpoint(parse_note(note).text)
-        if checkpoint.size > self._size or self.root(checkpoint.size) != checkpoint.root:
-            raise LedgerError(file=self._path, field="checkpoint", expected="a tree of this log", found="another tree")
+    def keep_note(self, kept: KeptNote) -> None:
+        """Keep a checkpoint of this log, replacing the one of its size. Raises `LedgerError` for another tree's."""
+        self._check_note(kept)
         with self._commit():
-            self._connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (checkpoint.size, note))
-            self._connection.executemany("INSERT OR REPLACE INTO witnessed VALUES (?, ?)", witnessed.items())
+            self._keep(kept)
 
     def close(self) -> None:
         """Let others write."""
@@ -229,6 +251,16 @@ class LogWriter(LogReader):
                 raise
             self._connection.execute("COMMIT")
             self._failed = False
+
+    def _check_note(self, kept: KeptNote) -> None:
+        checkpoint = parse_checkpoint(parse_note(kept.note).text)
+        if checkpoint.size > self._size or self.root(checkpoint.size) != checkpoint.root:
+            raise LedgerError(file=self._path, field="checkpoint", expected="a tree of this log", found="another tree")
+
+    def _keep(self, kept: KeptNote) -> None:
+        size = parse_checkpoint(parse_note(kept.note).text).size
+        self._connection.execute("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", (size, kept.note))
+        self._connection.executemany("INSERT OR REPLACE INTO witnessed VALUES (?, ?)", kept.witnessed.items())
 
     def _existing(self, entry: NewEntry) -> int | None:
         if len(entry.body) > MAX_ENTRY_BYTES:

@@ -29,7 +29,7 @@ from fedtwin_shared.ledger.note import (
     parse_signature,
     verify_note,
 )
-from fedtwin_shared.ledger.store import LogWriter
+from fedtwin_shared.ledger.store import KeptNote, LogReader
 from fedtwin_shared.ledger.witness import (
     ACCEPTED,
     CONFLICT,
@@ -60,20 +60,27 @@ class WitnessContact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cosigned:
-    """A checkpoint with the cosignatures it got, and who gave none and why."""
+    """A checkpoint with the cosignatures it got, and who gave none and why. kept: it as a log keeps it."""
 
-    note: bytes
-    cosigners: tuple[str, ...]
+    kept: KeptNote
     absent: dict[str, str]
 
+    @property
+    def note(self) -> bytes:
+        """The note itself."""
+        return self.kept.note
 
-def cosign_checkpoint(
-    log: LogWriter, note: bytes, witnesses: Sequence[WitnessContact], *, required: int = 0
-) -> Cosigned:
-    """Ask every witness, all at once, to cosign the log's own signed note; keep it in the log if `required` did.
+    @property
+    def cosigners(self) -> tuple[str, ...]:
+        """Who cosigned, in the order in which they were given."""
+        return tuple(self.kept.witnessed)
+
+
+def cosign_checkpoint(log: LogReader, note: bytes, witnesses: Sequence[WitnessContact]) -> Cosigned:
+    """Ask every witness, all at once, to cosign the log's own signed note. What comes of it is for the caller to keep.
 
     - the note has the log's signature first, then the witnesses' in the order given
-    - a witness that is away, refuses or signs wrongly is `absent`; with fewer than `required` nothing is kept
+    - a witness that is away, refuses or signs wrongly is `absent`; whether enough remain is for the caller to check
     - a witness that remembers another history raises `HistoryError`
     """
     check_witnesses([contact.key for contact in witnesses])
@@ -94,11 +101,8 @@ def cosign_checkpoint(
             break
     gained = [one for one in asked if one.signature is not None]
     whole = format_note(own.text, [*own.signatures, *(one.signature for one in gained if one.signature is not None)])
-    cosigners = tuple(one.contact.key.name for one in gained)
-    if len(gained) >= required:
-        log.keep_note(whole, witnessed=dict.fromkeys(cosigners, size))
-    absent = {one.contact.key.name: one.absence for one in asked if one.signature is None}
-    return Cosigned(note=whole, cosigners=cosigners, absent=absent)
+    kept = KeptNote(note=whole, witnessed={one.contact.key.name: size for one in gained})
+    return Cosigned(kept=kept, absent={one.contact.key.name: one.absence for one in asked if one.signature is None})
 
 
 @dataclass(slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fedtwin_shared.ledger.database import LedgerError, connect
 from fedtwin_shared.ledger.merkle import compute_root, hash_leaf, verify_consistency, verify_inclusion
 from fedtwin_shared.ledger.note import Checkpoint, format_note, sign_note
-from fedtwin_shared.ledger.store import MAX_ENTRY_BYTES, LogReader, LogWriter, NewEntry
+from fedtwin_shared.ledger.store import MAX_ENTRY_BYTES, KeptNote, LogReader, LogWriter, NewEntry
 from tests.shared.ledger.hospital_log import LOG, LOG_KEY, entries_of, signed_note
 
 SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
@@ -110,7 +110,7 @@ def test_a_second_writer_is_told_so(tmp_path: Path) -> None:
         with pytest.raises(LedgerError, match="another writer"):
             LogWriter(path)
         program = (
-            "import sys\nfrom pathlib import Path\nfrom fedtwin_shared.ledger.store import LogWriter\n"
+            "import sys\nfrom pathlib import Path\nfrom fedtwin_shared.ledger.store import KeptNote, LogWriter\n"
             "from fedtwin_shared.errors import FedtwinError\n"
             "try:\n    LogWriter(Path(sys.argv[1]))\nexcept FedtwinError as error:\n    sys.exit(str(error))\n"
         )
@@ -128,14 +128,14 @@ def test_a_second_writer_is_told_so(tmp_path: Path) -> None:
 def test_a_checkpoint_is_kept_only_of_this_tree(writer: LogWriter) -> None:
     writer.append(named(5))
     for size in (3, 5):
-        writer.keep_note(signed_note(entries_of(size)))
+        writer.keep_note(KeptNote(note=signed_note(entries_of(size))))
     assert writer.latest_note() == signed_note(entries_of(5))
     for wrong in (entries_of(6), entries_of(4, story="other")):
         with pytest.raises(LedgerError, match="another tree"):
-            writer.keep_note(signed_note(wrong))
+            writer.keep_note(KeptNote(note=signed_note(wrong)))
     text = Checkpoint(origin=LOG.name, size=5, root=writer.root()).text
     cosigned = format_note(text, [sign_note(text, name=LOG.name, key=LOG_KEY)] * 2)
-    writer.keep_note(cosigned, witnessed={"w": 5})
+    writer.keep_note(KeptNote(note=cosigned, witnessed={"w": 5}))
     assert writer.latest_note() == cosigned
     assert (writer.witnessed_size("w"), writer.witnessed_size("x")) == (5, 0)
 
@@ -154,7 +154,7 @@ def test_a_damaged_log_does_not_open(tmp_path: Path, damage: str, message: str) 
     path = tmp_path / "ledger.sqlite"
     with LogWriter(path) as log:
         log.append(named(5))
-        log.keep_note(signed_note(entries_of(5)))
+        log.keep_note(KeptNote(note=signed_note(entries_of(5))))
     connection = sqlite3.connect(path)
     connection.execute(damage)
     connection.commit()
@@ -221,7 +221,7 @@ def append_for_ever(path: str, seed: int, told: multiprocessing.connection.Conne
             log.append(named(size + draw.randint(1, 4), start=size))
             told.send(log.size)
             if draw.random() < 0.3:
-                log.keep_note(signed_note(entries_of(log.size)))
+                log.keep_note(KeptNote(note=signed_note(entries_of(log.size))))
 
 
 def test_a_kill_at_any_instant_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:

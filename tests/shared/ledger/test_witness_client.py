@@ -65,7 +65,9 @@ def test_a_growing_log_is_cosigned_again_and_again(log: LogWriter, witnesses: li
         assert result.cosigners == tuple(key.name for key in keys)
         assert result.absent == {}
         assert len(verify_cosignatures(parse_note(result.note), keys, required=3)) == 3
+        log.keep_note(result.kept)
         assert log.latest_note() == result.note
+        assert {log.witnessed_size(key.name) for key in keys} == {size}
 
 
 def test_a_witness_that_is_away_is_absent_and_catches_up(log: LogWriter, witnesses: list[WitnessStore]) -> None:
@@ -76,6 +78,8 @@ def test_a_witness_that_is_away_is_absent_and_catches_up(log: LogWriter, witness
     result = cosign_checkpoint(log, grow(log, 4), [first, WitnessContact(key=second.key, send=away), third])
     assert result.cosigners == (first.key.name, third.key.name)
     assert result.absent == {second.key.name: "connection refused"}
+    log.keep_note(result.kept)
+    assert [log.witnessed_size(one.key.name) for one in (first, second, third)] == [4, 0, 4]
     assert cosign_checkpoint(log, grow(log, 9), [first, second, third]).absent == {}
 
 
