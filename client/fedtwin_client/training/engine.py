@@ -19,10 +19,10 @@ the parameter.
 and with σ = 1/(1 + e^{-s}) and the weight v of patients with the outcome, ℓ = -v y ln σ - (1 - y) ln(1 - σ) has the
 derivative σ (1 + (v - 1) y) - v y.
 
-**The layers** (`layers`) are written out by hand: `forward`, `backward` for d, `write` for the products. To add a
-model, add its forward pass to `networks`, which is the definition, and its layers to `programs`; tests compare
-both with a loop over patients. The element-wise half of a cell is in `gates` (torch) and `fused_gates` (numba: one
-pass over memory instead of a dozen), with every formula; the products are in `products`.
+**The layers** (`layers`, `recurrent_layers`) are written out by hand: `forward`, `backward` for d, `write` for the
+products. To add a model, add its forward pass to `networks`, which is the definition, and its layers to `programs`;
+tests compare both with a loop over patients. The element-wise half of a cell is in `gates` (torch) and `fused_gates`
+(numba: one pass over memory instead of a dozen), with every formula; the products are in `products`.
 
 **Why a row does not depend on the others.** The private step quantises each patient's clipped gradient by itself,
 which is private only when other patients cannot move it, not even in its last bit. Products of all rows have one shape
