@@ -1,7 +1,8 @@
 """Secure aggregation over Flower: one exchange of orders and answers on its Message API, within bounds of time.
 
-Design note: only public API, and no waiting inside Flower: answers are pulled as often as it pays. A site that is lost
-is an error reply, or no reply; a site that is slow is waited for as long as patience lasts.
+Design note: only public API, and as little waiting inside Flower as can be: answers are first looked for when they
+came in the step before (`pace`), then as often as it pays. A site that is lost is an error reply, or no reply; a site
+that is slow is waited for as long as patience lasts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedtwin_server.pace import Pace
 from fedtwin_server.secure_rounds import Take
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.secagg.message import Phase
@@ -48,6 +50,7 @@ class FlowerExchange:
     ) -> None:
         self._grid, self._clock, self._sleep = grid, clock, sleep
         self._patience, self._deadline = patience_seconds, deadline_seconds
+        self._paces = dict.fromkeys(Phase, Pace())  # the same phase of the next step takes about as long
 
     def online(self) -> list[int]:
         """See `Exchange.online`."""
@@ -55,9 +58,13 @@ class FlowerExchange:
 
     def ask(self, orders: Mapping[int, bytes], *, phase: Phase, take: Take, enough: int) -> None:
         """See `Exchange.ask`."""
-        began, counted = self._clock(), 0
+        pace, looks, longest_look, counted = self._paces[phase], 0, 0.0, 0
         waiting, alone = self._send(orders, phase), False
+        began = self._clock()
+        if waiting and pace.first_look_seconds > 0:
+            self._sleep(min(pace.first_look_seconds, self._patience))
         while waiting:
+            looked = self._clock()
             for batch in [[one] for one in waiting] if alone else [list(waiting)]:
                 replies = self._pull(batch)
                 if replies is not None:
@@ -68,7 +75,10 @@ class FlowerExchange:
                     # It took the others of its batch with it. A site answers the same order with the same bytes.
                     again = {node: orders[node] for node in waiting.values()}
                     waiting, alone = self._send(again, phase), True
-            waited = self._clock() - began
+            waited, looks = self._clock() - began, looks + 1
+            longest_look = max(longest_look, began + waited - looked)
+            if not waiting:  # a site that did not answer says nothing about when the others do
+                self._paces[phase] = pace.after(looks=looks, settled_seconds=waited, longest_look_seconds=longest_look)
             if not waiting or not waited < self._deadline or (counted >= enough and not waited < self._patience):
                 return
             self._sleep(min(max(SHORTEST_PAUSE_SECONDS, waited * PAUSE_SHARE), LONGEST_PAUSE_SECONDS))

@@ -40,6 +40,7 @@ from fedtwin_shared.secagg.unmasking import unmask_sum, verify_reveal
 from fedtwin_shared.signing import digest, sign_envelope
 from fedtwin_simulations.local_grid import LocalGrid
 from fedtwin_simulations.results import Bench, BenchRow
+from fedtwin_simulations.secure_superlink import time_superlink_rounds
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]
@@ -56,6 +57,10 @@ GRID_SITES: Final = 20
 GRID_LENGTH: Final = 2_500_000  # numbers: 10 MB as float32, 20 MB as masked integers
 GRID_ROUNDS: Final = 3
 GRID_GOAL: Final = 4.0
+LINK_SITES: Final = 7
+LINK_LENGTH: Final = 250_000  # numbers: 1 MB as float32
+LINK_ROUNDS: Final = 6
+LINK_GOAL_SECONDS: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -88,6 +93,10 @@ def bench_secagg(say: Say) -> Bench:
         ratio = run_step(roll, sites, clock, length=LENGTH, lost=setup.terms.names[:LOST])
         say(f"{GRID_SITES} sites of {GRID_LENGTH * 4 / 1e6:g} MB on the local Grid, secure and plain by turns")
         secure, plain = time_grid(Path(folder) / "grid", sites=GRID_SITES, length=GRID_LENGTH, rounds=GRID_ROUNDS)
+        say(f"{LINK_SITES} sites of {LINK_LENGTH * 4 / 1e6:g} MB as processes on a real SuperLink")
+        link = statistics.median(
+            time_superlink_rounds(Path(folder) / "link", sites=LINK_SITES, length=LINK_LENGTH, rounds=LINK_ROUNDS)
+        )
     return Bench(
         bench="secagg",
         rows=(
@@ -105,6 +114,12 @@ def bench_secagg(say: Say) -> Bench:
                 unit="s",
                 goal=f"at most {GRID_GOAL:g} × the baseline",
                 holds=secure <= GRID_GOAL * plain,
+            ),
+            _row(
+                f"a round on a real SuperLink, {LINK_SITES} sites × {LINK_LENGTH * 4 / 1e6:g} MB, after set-up",
+                link,
+                "s",
+                LINK_GOAL_SECONDS,
             ),
         ),
     )

@@ -31,7 +31,7 @@ def time_stock_rounds(folder: Path, *, nodes: int, rounds: int) -> list[float]:
     - when it returns or raises, none of its processes runs
     """
     folder.mkdir(parents=True)
-    authority, server = _make_certificates(folder)
+    authority, server = make_certificates(folder)
     port, *runtime_ports = free_ports(1 + nodes)
     address = f"127.0.0.1:{port}"
     control = Control(address=address, certificate_authority=authority.certificate, home=folder / "control")
@@ -65,7 +65,8 @@ def _run(control: Control, times: Path, *, nodes: int, rounds: int) -> list[floa
     return [after - before for before, after in itertools.pairwise(found)]
 
 
-def _make_certificates(folder: Path) -> tuple[Identity, Identity]:
+def make_certificates(folder: Path) -> tuple[Identity, Identity]:
+    """Write an authority and the certificate of a server on loopback."""
     now = dt.datetime.now(dt.UTC)
     authority = Identity(certificate=folder / "authority.pem", private_key=folder / "authority.key")
     server = Identity(certificate=folder / "server.pem", private_key=folder / "server.key")

@@ -1,0 +1,36 @@
+"""Secure aggregation between real processes: Flower's SuperLink and SuperNodes, sites' executors, TLS on loopback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedtwin_server.bundle import bundle_digest
+from fedtwin_simulations.secure_superlink import (
+    BUNDLE,
+    make_vector,
+    read_consortium,
+    time_superlink_rounds,
+    write_consortium,
+)
+
+
+def test_a_consortium_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    names = write_consortium(tmp_path, sites=4, length=7, instances=2)
+    terms, length = read_consortium(tmp_path)
+    assert (list(terms.names), length, terms.threshold, terms.dropouts) == (names, 7, 3, 1)
+    assert not np.array_equal(make_vector(names[0], 7), make_vector(names[1], 7))
+
+
+def test_the_bundle_holds_no_code() -> None:
+    assert [path.name for path in BUNDLE.iterdir()] == ["pyproject.toml"]
+    assert len(bundle_digest(BUNDLE)) == 64
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="twelve processes for a minute: make soak")
+def test_sums_are_exact_on_a_real_superlink(tmp_path: Path) -> None:
+    assert len(time_superlink_rounds(tmp_path / "link", sites=4, length=2000, rounds=2)) == 2
