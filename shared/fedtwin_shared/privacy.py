@@ -2,7 +2,8 @@
 
 Design note: unit = one patient with everything the hospital holds about them; neighbouring = add or remove one
 patient. A `PrivacyEvent` says what ran, fully enough for any accountant; it never holds the ε that somebody believed.
-Events have a fixed set of kinds (a name in data never chooses code). No noise is ε = ∞, never 0.
+Events have a fixed set of kinds (a name in data never chooses code). No noise is ε = ∞, never 0. dp-accounting brings
+scipy, half of what any of our programs takes to start: it is imported where something is priced.
 ε here is *nominal*: of one run, of the mechanisms as written down.
 """
 
@@ -13,9 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
-
-import dp_accounting
-from dp_accounting import pld, rdp
 
 # Integer orders only: dp-accounting's Rényi bound at fractional orders is loose (up to 2.6 times at q = 0.25).
 RENYI_ORDERS = (*range(2, 129), 160, 192, 256, 384, 512, 768, 1024)
@@ -91,6 +89,9 @@ def compute_epsilon(events: Sequence[PrivacyEvent], *, delta: float) -> float:
     - anything without noise: ∞
     - more of the same event never costs less
     """
+    import dp_accounting
+    from dp_accounting import pld
+
     ran = _collapse(events)
     if ran is not None and [event.sampling_rate for event in ran] == [1]:
         # Balle, Wang (ICML 2018) Theorem 8: the exact ε of one Gaussian.
@@ -103,6 +104,8 @@ def compute_epsilon_renyi(events: Sequence[PrivacyEvent], *, delta: float) -> fl
 
     Source: Mironov, Talwar, Zhang (arXiv 1908.10530) §3.3; conversion of Canonne, Kamath, Steinke (NeurIPS 2020).
     """
+    from dp_accounting import rdp
+
     return _epsilon(rdp.RdpAccountant(orders=RENYI_ORDERS), _collapse(events), delta)
 
 
@@ -117,6 +120,8 @@ def accounted_delta(delta: float) -> float:
 
 
 def _epsilon(accountant: Any, ran: Sequence[PrivacyEvent] | None, delta: float) -> float:
+    import dp_accounting
+
     _check_delta(delta)
     if ran is None:
         return math.inf
