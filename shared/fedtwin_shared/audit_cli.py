@@ -59,7 +59,7 @@ def release(
 ) -> None:
     """Verify a released model: whose it is, of which study, what it may tell about a patient, and the weights."""
     from fedtwin_shared.ledger.pins import read_pinned_keys
-    from fedtwin_shared.release import read_release, verify_release, verify_weights
+    from fedtwin_shared.release import describe_release, read_release, verify_release, verify_weights
 
     signed = verify_study(read_evidence(study), coordinator=key, file=study)
     pinned = None if keys is None else read_pinned_keys(keys)
@@ -73,7 +73,8 @@ def release(
     )
     if weights is not None:
         verify_weights(released, read_evidence(weights), file=weights)
-    show_statement(released.model_dump(mode="json"), title=f"{file.name}: signature valid", as_json=as_json)
+    statement = released.model_dump(mode="json") if as_json else describe_release(released)
+    show_statement(statement, title=f"{file.name}: signature valid", as_json=as_json)
 
 
 @app.command()

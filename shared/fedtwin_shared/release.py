@@ -19,7 +19,15 @@ from fedtwin_shared.documents import SignedStudy, check_document
 from fedtwin_shared.errors import ConfigurationError, FedtwinError, VerificationError
 from fedtwin_shared.fields import Count, Number, Positive, Section, Words
 from fedtwin_shared.ledger.cosignature import verify_cosignatures
-from fedtwin_shared.ledger.note import MAX_NOTE_BYTES, Checkpoint, VerifierKey, parse_note, verify_checkpoint
+from fedtwin_shared.ledger.note import (
+    MAX_NOTE_BYTES,
+    Checkpoint,
+    VerifierKey,
+    parse_checkpoint,
+    parse_note,
+    verify_checkpoint,
+)
+from fedtwin_shared.ledger.statement import format_time
 from fedtwin_shared.ledger.witnesses import hospital_log_key
 from fedtwin_shared.privacy import CAVEAT
 from fedtwin_shared.roster import Name
@@ -95,9 +103,28 @@ def _words(study: Study, *, steps: int, histograms: int, epsilon: float) -> str:
     return (
         f"This model and all else that the study {study.name}, version {study.version}, released at one hospital "
         f"({steps} private training steps, {histograms} noised histograms) is together "
-        f"(ε = {shown:.3f}, δ = {study.privacy.delta:g})-differentially private; unit: {UNIT}. {CAVEAT}. "
+        f"(ε = {shown:.3f}, δ = {study.privacy.delta:g})-differentially private; unit: {UNIT}; {CAVEAT}. "
         "A patient known to several hospitals pays at each; what a hospital released in other studies is not included."
     )
+
+
+def describe_release(release: Release) -> dict[str, object]:
+    """Return a verified release in words and numbers, for a person."""
+    notes = {site: parse_note(note.encode()) for site, note in release.checkpoints.items()}
+    return {
+        "study": f"{release.name} version {release.version}",
+        "digest": release.study,
+        "run": release.run,
+        "signed": format_time(release.time),
+        "guarantee": release.guarantee.words,
+        "weights": release.weights,
+        "model": release.model,
+        "hospitals": list(release.sites),
+        "ledgers": {
+            site: f"{parse_checkpoint(note.text).size} entries, {len(note.signatures) - 1} cosignatures"
+            for site, note in notes.items()
+        },
+    }
 
 
 def sign_release(release: Release, key: Ed25519PrivateKey) -> bytes:

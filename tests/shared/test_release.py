@@ -231,6 +231,9 @@ def test_the_command_needs_the_base_install_alone(
 
     assert run("--weights", paths["weights"], "--keys", paths["keys"], "--current", paths["release"]) == 0
     assert json.loads(capsys.readouterr().out)["weights"] == digest(WEIGHTS)
+    with pytest.raises(SystemExit):
+        main(["audit", "release", paths["release"], "--study", paths["study"], "--key", setting.world.coordinator_key])
+    assert f"{setting.release.sites[0]}: 7 entries, 3 cosignatures" in capsys.readouterr().out
     for options in (("--weights", paths["other"]), ("--current", paths["newer"]), ("--current", paths["study"])):
         assert run(*options) == 2
         assert capsys.readouterr().err.count("\n") == 1
