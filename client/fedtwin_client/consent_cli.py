@@ -33,7 +33,6 @@ def import_(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="FHIR JSON, or NDJSON (*.ndjson)")],
 ) -> None:
     """Keep the Consent resources of FHIR files (R4, R4B, R5), in effect from the next round on."""
-    from fedtwin_client.consent import understand
     from fedtwin_client.ingest.fhir import read_message, read_ndjson
     from fedtwin_client.ingest.readings import Draft
     from fedtwin_client.ingest.records import ConsentRecord
@@ -48,7 +47,7 @@ def import_(
         if document.refused:
             raise ConfigurationError(file=file, expected="FHIR JSON", found="something else")
         consents = [record for record in document.records if isinstance(record, ConsentRecord)]
-        kept += store.add((record.patient, understand(record)) for record in consents)
+        kept += store.take(consents)
         other += document.rows + len(document.records) - len(consents)
     typer.echo(f"kept: {kept} consents, in effect from the next round on; left aside: {other} other entries")
 

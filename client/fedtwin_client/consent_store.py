@@ -23,7 +23,8 @@ from typing import Any, Final
 
 import msgspec
 
-from fedtwin_client.consent import Decision
+from fedtwin_client.consent import Decision, understand
+from fedtwin_client.ingest.records import ConsentRecord
 from fedtwin_client.journal import TaskKey
 from fedtwin_client.store.keys import KeyRing, seal_now, unseal
 from fedtwin_client.store.store import StoreError
@@ -76,6 +77,10 @@ class ConsentStore:
             rows = [(digest, _seal_decision(keys, digest, decision)) for digest, decision in kept]
             database.executemany("INSERT INTO decision (patient, sealed) VALUES (?, ?)", rows)
             return len(rows)
+
+    def take(self, records: Iterable[ConsentRecord]) -> int:
+        """Keep what FHIR consents say, as `add` does."""
+        return self.add([(record.patient, understand(record)) for record in records])
 
     def decisions(self, patient: str) -> tuple[Decision, ...]:
         """Return everything that was said of a patient, in the order in which it came."""

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -23,17 +24,22 @@ from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.consent import OWN, Decision, is_admitted, understand
 from fedtwin_client.consent_store import DATABASE, KEYS, ConsentStore
 from fedtwin_client.gate import open_gate
-from fedtwin_client.hospital_ledger import begin_ledger
+from fedtwin_client.hospital_ledger import KEY_FILE, CohortCommitments, begin_ledger
 from fedtwin_client.ingest.fhir import read_message
+from fedtwin_client.ingest.gateway import Gateway
+from fedtwin_client.ingest.keeping import StoreKeeper
 from fedtwin_client.ingest.readings import Draft
 from fedtwin_client.ingest.records import ConsentRecord
+from fedtwin_client.ingest.registry import Registry, add_device, write_registry
 from fedtwin_client.installation import load_cohort, open_installation
 from fedtwin_client.journal import TaskKey
 from fedtwin_client.ledger_journal import read_ledger
+from fedtwin_client.store.block_store import open_store
 from fedtwin_client.store.store import StoreError
 from fedtwin_shared.cli import main
 from fedtwin_shared.models import digest_parameters, initialise
 from fedtwin_shared.round import RoundPlan, SiteUpdate, Task, sign_round_plan, verify_answer
+from tests.client.ingest.bedside import make_device
 from tests.client.premises import SECRET_PATIENT, make_premises, write_study
 from tests.client.setting import RUN
 from tests.world import World, make_world
@@ -338,6 +344,14 @@ def test_a_hospital_leaves_withdrawn_patients_out_and_its_messages_and_ledger_te
     assert trained[2] == trained[0][1:]
     state = read_ledger(directory.ledger)
     assert state is not None
+    # What the ledger says of each round's cohort is of the patients who were in it.
+    commitments = CohortCommitments((directory.ledger / KEY_FILE).read_bytes())
+    cohort = load_cohort(directory, world.study, "north")
+    everybody = {*cohort.train.patients, *cohort.test.patients}
+    for round_, kept in ((1, everybody), (2, everybody), (3, everybody - {gone})):
+        commitments.remember(world.study.digest, keep_patients(cohort, kept))
+        task = TaskKey(study=world.study.digest, run=RUN, round=round_, attempt=1, task=Task.TRAIN)
+        assert state.rounds[f"{world.study.digest}/{RUN}/{round_}"] == commitments.find(task).cohort
     # One cohort digest for each round, another each time, whether or not anybody left.
     assert len(state.rounds) == len(set(state.rounds.values())) == 3
     # Every task was charged alike: neither price nor blocks depend on who is left.
@@ -421,6 +435,27 @@ def test_consents_are_imported_from_fhir_and_renewed(
     (tmp_path / "bad.json").write_text("{")
     assert fedtwin("consent", "import", directory.root, tmp_path / "bad.json") == 2
     assert "patient-3" not in "".join(capsys.readouterr())
+
+
+def test_a_consent_that_the_gateway_takes_decides_and_is_kept_before_the_sender_is_told(tmp_path: Path) -> None:
+    consents = ConsentStore(tmp_path / "consent")
+    keeper = StoreKeeper(lambda check: open_store(tmp_path / "store", check=check), keep_consents=consents.take)
+    device = make_device("records", b"secret")
+    registry = tmp_path / "devices.json"
+    write_registry(registry, add_device(Registry(devices={}), device))
+    gateway = Gateway(registry, keeper, clock=lambda: NOW)
+    refusal = fhir(**provision(type="deny"))
+    assert gateway.take(device, Draft().readings(), [refusal]).records == 1
+    keeper.close()
+    assert not judge(consents.decisions("p1"))
+
+    def fail(records: Sequence[ConsentRecord]) -> None:
+        raise StoreError(expected="a disk that writes", found="none")
+
+    keeper = StoreKeeper(lambda check: open_store(tmp_path / "store", check=check), keep_consents=fail)
+    receipt = Gateway(registry, keeper, clock=lambda: NOW).take(device, Draft().readings(), [refusal])
+    assert receipt.refused
+    keeper.close()
 
 
 def test_the_statement_says_what_can_and_what_cannot_be_undone(capsys: pytest.CaptureFixture[str]) -> None:

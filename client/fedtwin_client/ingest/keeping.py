@@ -51,9 +51,14 @@ _ASIDES: Final = msgspec.json.Decoder(list[Aside])
 class StoreKeeper:
     """See `Keeper`; `open_store` opens the store, and is called again after a failure that broke it."""
 
-    def __init__(self, open_store: Callable[[bool], BlockStore]) -> None:
-        """`open_store(check)`. Raises `StoreError` where the first opening fails."""
-        self._open, self._lock = open_store, threading.RLock()
+    def __init__(
+        self,
+        open_store: Callable[[bool], BlockStore],
+        *,
+        keep_consents: Callable[[Sequence[ConsentRecord]], object] = lambda records: None,
+    ) -> None:
+        """`open_store(check)`; `keep_consents`: durably, for studies. Raises `StoreError` if it does not open now."""
+        self._open, self._lock, self._keep_consents = open_store, threading.RLock(), keep_consents
         self._store: BlockStore | None = open_store(True)
         self.openings = 1
 
@@ -71,6 +76,9 @@ class StoreKeeper:
         """See `Keeper.keep`."""
         entries = [*_seal_asides(intake.aside, intake.time), *(_entry(one, intake.time) for one in intake.records)]
         progress = {device: write_progress(one) for device, one in intake.progress.items()}
+        # Before the rest: a message that is not acknowledged comes again, and a consent may be kept twice but not lost.
+        if consents := [one for one in intake.records if isinstance(one, ConsentRecord)]:
+            self._keep_consents(consents)
         self.store().append(intake.batch, entries, progress)
 
     def progress(self) -> Mapping[str, Progress]:

@@ -27,6 +27,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from fedtwin_client.config import GatewayTable, HospitalDirectory
+from fedtwin_client.consent_store import ConsentStore
 from fedtwin_client.ingest import control, grpc_stream, hl7_listener
 from fedtwin_client.ingest.device import Gap
 from fedtwin_client.ingest.feed import Feed
@@ -68,7 +69,10 @@ def run_gateway(directory: HospitalDirectory, *, subscribers: Sequence[Subscribe
         if lock is None:
             raise ConfigurationError(file=directory.root, expected="no other gateway of it", found="one that runs")
         stack.callback(os.close, lock)
-        keeper = StoreKeeper(lambda check: open_hospital_store(directory, check=check))
+        keeper = StoreKeeper(
+            lambda check: open_hospital_store(directory, check=check),
+            keep_consents=ConsentStore(directory.consent).take,
+        )
         stack.callback(keeper.close)
         feed = Feed(subscribers)
         feed.start()
