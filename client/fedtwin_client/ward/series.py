@@ -92,6 +92,7 @@ def read_stays(folder: Path, *, patients: int) -> list[Stay]:
     names = sorted(pc.unique(table["patient"]).to_pylist())[:patients]
     if not names:
         raise ConfigurationError(file=folder, expected="observations of patients", found="none")
+    table = table.filter(pc.is_in(table["patient"], pa.array(names)))
     stays = []
     for number, name in enumerate(names):
         own = table.filter(pc.equal(table["patient"], name))

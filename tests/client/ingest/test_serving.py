@@ -18,9 +18,13 @@ import pytest
 from fedtwin_client.config import read_directory
 from fedtwin_client.forgetting import forget
 from fedtwin_client.ingest import mllp
-from fedtwin_client.ingest.serving import run_gateway
+from fedtwin_client.ingest.control import ask
+from fedtwin_client.ingest.feed import Feed
+from fedtwin_client.ingest.keeping import StoreKeeper
+from fedtwin_client.ingest.serving import _Running, run_gateway
 from fedtwin_client.ingest.state import read_state
 from fedtwin_client.store.opening import open_hospital_store
+from fedtwin_client.store.store import EntryKind
 from fedtwin_client.ward.premises import ENGINE, HOST, Ward, make_ward
 from fedtwin_client.ward.series import make_stays
 from fedtwin_shared.cli import main
@@ -28,6 +32,7 @@ from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.supervision import wait_until
 from tests.client.premises import make_premises
 from tests.client.store.postgresql_server import find_programs, running_server
+from tests.contracts.store_contract import batch_of, entry
 from tests.world import make_world
 
 PROGRAM = "from fedtwin_shared.cli import main; main()"
@@ -156,3 +161,30 @@ def test_in_postgresql_by_a_configuration_key_and_a_patient_is_forgotten_while_i
 def test_a_hospital_without_the_table_has_no_gateway(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="gateway: expected this table"):
         run_gateway(make_premises(tmp_path / "north", make_world()))
+
+
+def test_what_is_older_than_agreed_is_dropped_and_nothing_younger(tmp_path: Path) -> None:
+    ward = small_ward(tmp_path)
+    settings = ward.hospital.config.gateway
+    assert settings is not None
+    short = settings.model_copy(update={"keep_days": 2, "keep_aside_days": 1})
+    keeper = StoreKeeper(lambda check: open_hospital_store(ward.hospital, check=check))
+    try:
+        running = _Running(ward.hospital, short, keeper, Feed([]))
+        now = time.time_ns() // 1_000_000
+        ages = (1, 20, 60, 100)  # hours
+        rows = [("Ada", "heart_rate", now - age * 3_600_000, 60.0, "monitor", age, 0) for age in ages]
+        asides = [entry("Ada", bytes((age,)), time=now - age * 3_600_000) for age in (1, 30)]
+        store = keeper.store()
+        store.append(batch_of(rows), asides)
+        running._drop_old()
+        assert sorted(store.read("Ada").sequence.tolist()) == [1, 20]
+        assert [one.content for one in store.entries(EntryKind.ASIDE)] == [b"\x01"]
+    finally:
+        keeper.close()
+
+
+def test_nobody_answers_where_no_gateway_runs(tmp_path: Path) -> None:
+    assert ask(tmp_path / "node", {"forget": ["p"]}) is None
+    deep = tmp_path / ("x" * 120)  # a socket's path may not be this long; the folder's descriptor makes it short
+    assert ask(deep, {"forget": ["p"]}) is None
