@@ -1,8 +1,8 @@
 """Recurrent layers that an unmodified Opacus `PrivacyEngine` trains, one gradient for each patient.
 
 Opacus refuses `nn.LSTM` and `nn.GRU`, and its own cells loop over time and sum one product for every step. These are
-torch's fused cells with a grad sampler and a norm sampler beside them, which run our
-kernels (`recurrent_layers`) on what Opacus kept: inputs and gradients at outputs. Dimension 0 is the patient, whatever windows and time steps follow.
+torch's fused cells with a grad sampler and a norm sampler beside them, which run our kernels (`recurrent_layers`) on
+what Opacus kept: inputs and gradients at outputs. Dimension 0 is the patient, whatever windows and time steps follow.
 """
 
 from __future__ import annotations
