@@ -66,7 +66,7 @@ def _overview(hospitals: Json) -> str:
                 f'<a href="#{escape(name)}">{escape(name)}</a>',
                 escape(claim["epsilon"]),
                 escape(claim["epsilon_so_far"]),
-                format_percent(str(max(Decimal(row["spent"]) for row in part["blocks"]))),
+                format_percent(str(max((Decimal(row["spent"]) for row in part["blocks"]), default=0))),
                 f"{sum(claim['releases'].values()):,}",
                 f"{sum(work['refusals'].values()):,}",
                 f"{len(work['unsealed']):,}",

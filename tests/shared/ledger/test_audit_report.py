@@ -166,6 +166,7 @@ def test_the_same_bundle_gives_the_same_bytes(
 
 def test_a_report_of_an_empty_ledger_and_of_one_that_spent_nothing() -> None:
     assert "which is empty" in report_of([])[1]
+    assert "No block has spent anything" in report_of(opened().written[:1])[1]  # not even an admission epoch
     _, page = report_of(opened().written)
     assert "No block has spent anything" in page
     assert "No conformance audit is recorded" in page
