@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from fedtwin_simulations.campaign.specification import Campaign
     from fedtwin_simulations.experiment import OnProgress
 
 app = typer.Typer(
@@ -56,13 +57,22 @@ def experiment(
     data: Data = None,
     as_json: AsJson = False,
     workers: Workers = 2,
+    output: Annotated[Path | None, typer.Option(help="folder of a campaign's results; its name without it")] = None,
+    trial: Annotated[str | None, typer.Option(help="run this one trial of a campaign alone: CASE@SEED")] = None,
 ) -> None:
-    """Compare methods and prices on one data set; exact held-out scores, with noised histograms beside them."""
+    """Compare methods and prices: on one data set, or as a campaign on virtual hospitals with a report at its end.
+
+    A campaign that was interrupted goes on when it is started again with the same output folder.
+    """
+    from fedtwin_simulations.campaign.specification import is_campaign, read_campaign
     from fedtwin_simulations.experiment import run_experiment
     from fedtwin_simulations.results import write_json
     from fedtwin_simulations.specification import read_experiment
     from fedtwin_simulations.tables import show_results
 
+    if is_campaign(name):
+        _run_campaign(read_campaign(name), output or Path(Path(name).stem), workers=workers, trial=trial)
+        return
     found = read_experiment(name)
     with _progress(found.title) as on_progress:
         results = run_experiment(found, data=data, workers=workers, on_progress=on_progress)
@@ -70,6 +80,21 @@ def experiment(
         typer.echo(write_json(results), nl=False)
     else:
         show_results(Console(), results)
+
+
+def _run_campaign(campaign: Campaign, output: Path, *, workers: int, trial: str | None) -> None:
+    from fedtwin_simulations.campaign.findings import findings_table, write_findings
+    from fedtwin_simulations.campaign.trials import parse_trial, run_one, run_trials
+
+    if trial is not None:
+        case, seed = parse_trial(campaign, trial)
+        for name, value in run_one(campaign, case, seed, output).figures.items():
+            typer.echo(f"{name} {value:.6g}")
+        return
+    with _end_on_signal(), _progress(campaign.title) as on_progress:
+        trials = run_trials(campaign, output, workers=workers, on_progress=on_progress)
+    Console().print(findings_table(campaign, write_findings(campaign, trials, output)))
+    Console().print(f"report: {output / 'report.md'}", highlight=False)
 
 
 @app.command()

@@ -24,7 +24,7 @@ PRIVATE_SHADES = ("#99d5cf", "#4fae9f", "#0f766e", "#0b4f4a")  # from the lowest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a plot; `steps`: the value holds until the next point."""
+    """One line of a plot; `steps`: the value holds until the next point; `halves`: of each point's interval."""
 
     label: str
     x: Sequence[float]
@@ -32,6 +32,7 @@ class Line:
     colour: str
     dashed: bool = False
     steps: bool = False
+    halves: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +44,8 @@ class Bars:
     colour: str
 
 
-def draw_lines(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
-    """Return a line plot as an SVG element."""
+def draw_lines(lines: Sequence[Line], *, title: str, x: str, y: str, logarithmic: bool = False) -> str:
+    """Return a line plot as an SVG element; `logarithmic`: along x."""
     with _style():
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
@@ -58,8 +59,27 @@ def draw_lines(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
                 marker="" if line.dashed or line.steps else "o",
                 drawstyle="steps-post" if line.steps else "default",
             )
-        axes.set(title=title, xlabel=x, ylabel=y)
+            if line.halves:
+                low = [value - half for value, half in zip(line.y, line.halves, strict=True)]
+                high = [value + half for value, half in zip(line.y, line.halves, strict=True)]
+                axes.fill_between(line.x, low, high, color=line.colour, alpha=0.15, linewidth=0)
+        axes.set(title=title, xlabel=x, ylabel=y, xscale="log" if logarithmic else "linear")
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        return _as_svg(figure, title)
+
+
+def draw_intervals(
+    names: Sequence[str], values: Sequence[float], halves: Sequence[float], *, title: str, x: str
+) -> str:
+    """Return a mark with its interval for each name, one below the other, as an SVG element."""
+    with _style():
+        figure = Figure(figsize=(6.4, 1.2 + 0.26 * len(names)), layout="constrained")
+        axes = figure.add_subplot()
+        places = range(len(names))
+        axes.errorbar(values, places, xerr=halves, fmt="o", color=COLOURS["private"], capsize=3)
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel=x)
         return _as_svg(figure, title)
 
 

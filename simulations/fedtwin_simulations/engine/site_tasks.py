@@ -56,6 +56,10 @@ class Ground:
     together: int = 1
     train: Train = train
 
+    def __post_init__(self) -> None:
+        if self.together > 1 and self.train is not train:
+            raise ValueError("expected the hospitals' own training where sites are trained together, found another")
+
 
 class SiteTasks:
     """Plays some or all hospitals in this process; implements `local_grid.RunTasks`."""
