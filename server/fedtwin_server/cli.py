@@ -229,6 +229,21 @@ def sign(directory: Directory, file: Annotated[Path, typer.Argument(help="study.
 
 
 @study_app.command()
+def collect(
+    directory: Directory,
+    signed: Annotated[Path, typer.Argument(help="study.signed.json")],
+    countersigned: Annotated[list[Path], typer.Argument(help="countersigned.json of a hospital; several")],
+) -> None:
+    """Add hospitals' signatures to a signed study; send the file to every hospital again."""
+    from fedtwin_server.config import read_directory
+    from fedtwin_server.studies import collect_signatures
+
+    study = collect_signatures(read_directory(directory), signed, countersigned)
+    missing = [part.site for part in study.study.participants if part.site not in study.signers]
+    typer.echo(f"signed by {', '.join(sorted(study.signers))}; not yet by {', '.join(missing) or 'nobody else'}")
+
+
+@study_app.command()
 def start(
     directory: Directory,
     signed: Annotated[Path, typer.Argument(help="study.signed.json")],
@@ -238,11 +253,14 @@ def start(
     from fedtwin_server.config import read_directory
     from fedtwin_server.following import new_run_id, start_study
     from fedtwin_server.studies import read_signed
+    from fedtwin_shared.ledger.witnesses import WITNESSES, read_witnesses
 
     found, run = read_directory(directory), new_run_id()
-    study = read_signed(found, signed)
+    study, witnesses = read_signed(found, signed), read_witnesses(found.root / WITNESSES)
     flower_run = start_study(found, study, run=run)
     typer.echo(f"run {run}")
+    if witnesses is None:
+        typer.echo(f"no {WITNESSES}: updates count without proof that hospitals charged for them")
     _follow(found, run, flower_run, offset=0, detach=detach)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -10,7 +11,7 @@ from typing import Final
 
 from fedtwin_server.config import CoordinatorDirectory
 from fedtwin_server.installation import TEMPLATES, public_key, quote_toml, read_roster
-from fedtwin_shared.documents import SignedStudy, check_document, read_toml, sign_study, verify_study
+from fedtwin_shared.documents import SignedStudy, check_document, merge_studies, read_toml, sign_study, verify_study
 from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.roster import Roster
@@ -112,6 +113,20 @@ def read_signed(directory: CoordinatorDirectory, file: Path) -> SignedStudy:
     except OSError as err:
         raise ConfigurationError(file=file, expected="a signed study", found=err.strerror or "none") from err
     return verify_study(envelope, coordinator=public_key(directory), file=file)
+
+
+def collect_signatures(directory: CoordinatorDirectory, file: Path, countersigned: Sequence[Path]) -> SignedStudy:
+    """Add the hospitals' signatures to a signed study, in its own file; hospitals approve that file again.
+
+    Raises `ConfigurationError`, `VerificationError`: then the file stays as it was.
+
+    - the study, and so its digest, stays the same
+    """
+    signed = [read_signed(directory, one) for one in (file, *countersigned)]
+    merged = verify_study(merge_studies(signed), coordinator=public_key(directory), file=file)
+    replace_file(file, merged.envelope)
+    file.chmod(0o644)  # every hospital gets it
+    return merged
 
 
 def _check_roster(study: Study, roster: Roster, file: Path) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedtwin_server.config import CoordinatorDirectory
-from fedtwin_server.studies import TEMPLATE_NAMES, draft_study, read_signed, sign_file
+from fedtwin_server.studies import TEMPLATE_NAMES, collect_signatures, draft_study, read_signed, sign_file
+from fedtwin_shared.cli import main
+from fedtwin_shared.countersigning import read_document, sign_document
+from fedtwin_shared.documents import STUDY_TYPE, countersign_study
 from fedtwin_shared.errors import ConfigurationError, VerificationError
-from tests.server.directories import add_site, make_directory
+from tests.server.directories import add_site, make_directory, sign_short_study
 
 
 @pytest.fixture
@@ -118,3 +122,36 @@ def test_a_draft_lets_one_hospital_be_away(tmp_path: Path, sites: int, minimum: 
     directory = make_directory(tmp_path / "c", *(f"ward-{number}" for number in range(sites)))
     file = draft_study(directory, name="deterioration", template="first-day")
     assert sign_file(directory, file).signed.study.training.minimum_sites == minimum
+
+
+def test_hospitals_signatures_are_collected_and_the_study_stays_the_same(
+    directory: CoordinatorDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = sign_short_study(directory)
+    files = []
+    for name, key in short.world.sites.items():
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_bytes(countersign_study(short.signed, key))
+    with pytest.raises(SystemExit) as ended:
+        main(["server", "study", "collect", str(directory.root), str(short.file), *map(str, files[:2])])
+    assert ended.value.code == 0
+    assert "signed by ward-a, ward-b; not yet by ward-c" in capsys.readouterr().out
+    assert collect_signatures(directory, short.file, files[2:]).signers == {"ward-a", "ward-b", "ward-c"}
+    found = read_signed(directory, short.file)
+    assert found.study.digest == short.signed.study.digest
+    assert found.signers == {"ward-a", "ward-b", "ward-c"}
+
+
+def test_a_signature_of_another_study_or_of_a_stranger_is_not_collected(
+    directory: CoordinatorDirectory, tmp_path: Path
+) -> None:
+    short, other = sign_short_study(directory), sign_short_study(directory, name="other")
+    before = short.file.read_bytes()
+    with pytest.raises(VerificationError, match="expected the same document"):
+        collect_signatures(directory, short.file, [other.file])
+    document = read_document(before, payload_type=STUDY_TYPE)
+    forged = tmp_path / "forged.json"
+    forged.write_bytes(sign_document(document, Ed25519PrivateKey.generate()).envelope())
+    with pytest.raises(VerificationError, match="expected a trusted signer"):
+        collect_signatures(directory, short.file, [forged])
+    assert short.file.read_bytes() == before
