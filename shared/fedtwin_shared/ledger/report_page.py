@@ -208,22 +208,18 @@ def _work(part: Json) -> str:
 
 
 def _empirical(part: Json) -> str:
-    rows = []
-    for one in part["conformance"][-MOST_ROWS:]:
-        judged = one["judged_anew"]
-        if judged is None:
-            words = "the result is not in this bundle: only the hospital's word"
-        else:
-            verdict = "as claimed" if judged["as_claimed"] else "NOT as claimed: " + "; ".join(judged["against_it"])
-            words = (
-                f"judged anew: {verdict}; an attack proved ε ≥ {judged['epsilon_lower_bound']} of the "
-                f"{judged['epsilon_claimed']} claimed; {judged['engine']}, {judged['day']}, by {judged['signed_by']}"
-            )
-        rows.append(
-            (escape(one["time"]), escape(one["outcome"]), escape(words), f"<code>{escape(one['code'][:16])}</code>")
+    sealed = {one["digest"] for one in part["code"]}
+    rows = [
+        (
+            escape(one["time"]),
+            escape(one["outcome"]),
+            _judgement(one["judged_anew"]),
+            f"<code>{escape(one['code'][:16])}</code>, which sealed {'answers' if one['code'] in sealed else 'none'}",
         )
+        for one in part["conformance"][-MOST_ROWS:]
+    ]
     shown = (
-        draw_table(("recorded", "outcome", "what can be said of it", "program"), rows)
+        draw_table(("recorded", "it says", "what can be said of it", "of the program"), rows)
         if rows
         else '<p class="none">No conformance audit is recorded in this ledger: nothing empirical supports it.</p>'
     )
@@ -233,6 +229,19 @@ def _empirical(part: Json) -> str:
     ]
     programs = draw_table(("program that sealed answers", "answers", "when"), code, numbers=(1,)) if code else ""
     return f"<h3>Empirical audits</h3>{shown}{programs}"
+
+
+def _judgement(judged: Json | None) -> str:
+    if judged is None:
+        return "the result is not in this bundle: only the hospital's word"
+    bounds = (
+        f"an attack proved ε ≥ {judged['epsilon_lower_bound']} of the {judged['epsilon_claimed']} claimed; "
+        f"{judged['engine']}, {judged['day']}, signed by {judged['signed_by']}"
+    )
+    if judged["as_claimed"]:
+        return escape(f"judged anew: as claimed; {bounds}")
+    reasons = "; ".join(judged["against_it"])
+    return f'<span class="none">judged anew: NOT as claimed: {escape(reasons)}</span>; {escape(bounds)}'
 
 
 def _integrity(part: Json) -> str:
