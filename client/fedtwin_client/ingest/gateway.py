@@ -124,6 +124,8 @@ class Gateway:
 
     def take_all(self, messages: Sequence[Message]) -> list[Receipt]:
         """Keep messages, together with whatever other threads bring meanwhile; a receipt for each, in order."""
+        if not messages:
+            return []
         mine = _Waiting(messages)
         self._waiting.append(mine)
         with self._lock:
@@ -160,7 +162,7 @@ class Gateway:
             commit = _Commit(now=self._clock(), forgotten=self._keeper.forgotten(ids))
             receipts = [self._judge(message, commit) for message in messages]
             batch = join_batches(commit.batches)
-            if len(batch) or commit.aside or commit.records:
+            if something := bool(len(batch) or commit.aside or commit.records):
                 intake = Intake(
                     batch=batch,
                     aside=commit.aside,
@@ -172,7 +174,7 @@ class Gateway:
         except (OSError, FedtwinError):
             return failed
         # Nothing was remembered up to here: a crash or a failure means that the sender sends again and is believed.
-        self._remember(commit)
+        self._remember(commit, kept=something)
         if len(batch):
             self._on_kept(batch)
         if commit.gaps:
@@ -223,7 +225,7 @@ class Gateway:
     def _is_known(self, device: str, digest: bytes, commit: _Commit) -> bool:
         return digest in self._recent.get(device, ()) or digest in commit.digests.get(device, ())
 
-    def _remember(self, commit: _Commit) -> None:
+    def _remember(self, commit: _Commit, *, kept: bool) -> None:
         self._progress.update(commit.progress)
         for device, digests in commit.digests.items():
             recent = self._recent.setdefault(device, OrderedDict())
@@ -232,7 +234,7 @@ class Gateway:
                 recent.popitem(last=False)
         with self._counting:
             self._reasons.update(commit.reasons)
-            self._totals = replace(self._totals, commits=self._totals.commits + 1)
+            self._totals = replace(self._totals, commits=self._totals.commits + kept)
 
     def _count(self, receipts: Sequence[Receipt]) -> None:
         accepted, aside = sum(one.accepted for one in receipts), sum(one.set_aside for one in receipts)

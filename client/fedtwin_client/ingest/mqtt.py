@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import re
 import select
 import socket
 import ssl
@@ -39,7 +41,11 @@ TOGETHER_BYTES: Final = 1 << 21  # what is read before it is kept
 RETRY_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 0.5  # between two looks at whether to stop
 KEEP_ALIVE: Final = 30
+_TOPIC = re.compile(rf"fedtwin/[^/]+/(?:{'|'.join(TOPICS)})")
 PATIENCE: Final = 10.0  # seconds for a broker to answer while we connect
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +88,12 @@ class Subscriber:
     def _work(self) -> None:
         while not self._stopping.is_set():
             # Whatever was not acknowledged is sent again by the next connection.
-            with contextlib.suppress(OSError, ProtocolError), self._connect() as connection:
-                self._subscribed.set()
-                self._read_on(connection)
+            try:
+                with contextlib.suppress(OSError, ProtocolError), self._connect() as connection:
+                    self._subscribed.set()
+                    self._read_on(connection)
+            except Exception as err:  # a fault of ours must not end this thread: nobody would hear any device again
+                _log.error("reading from the broker failed: %s", type(err).__name__)
             self._subscribed.clear()
             self._stopping.wait(RETRY_SECONDS)
 
@@ -114,6 +123,8 @@ class Subscriber:
         by_topic: dict[str, list[Publication]] = {}
         for one in came:
             by_topic.setdefault(one.topic, []).append(one)
+        if not all(_TOPIC.fullmatch(topic) for topic in by_topic):
+            raise ProtocolError("a topic that was not subscribed")
         answers: list[bytes] = []
         devices = [topic.split("/")[1] for topic in by_topic]
         read = [self._read(topic, messages, answers) for topic, messages in by_topic.items()]

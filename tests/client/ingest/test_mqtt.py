@@ -22,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from fedtwin_client.ingest import packed
 from fedtwin_client.ingest.broker import BrokerFiles, find_broker, write_broker
+from fedtwin_client.ingest.intake import Intake
 from fedtwin_client.ingest.mqtt import Broker, Subscriber
 from tests.client.ingest.bedside import NOW, Authority, Certified, Kept, make_device, make_gateway
 
@@ -178,6 +179,32 @@ def test_while_the_store_is_down_nothing_is_acknowledged_and_later_nothing_is_mi
             assert wait(lambda: gateway.totals.refused > 0)
             kept.broken = False
             assert wait(lambda: len(kept.values()) == 50)
+    finally:
+        subscriber.stop()
+
+
+class Faulty(Kept):
+    """Fails once as only a fault of our own could."""
+
+    def keep(self, intake: Intake) -> None:
+        if not self.broken:
+            self.broken = True
+            raise ZeroDivisionError
+        self.broken = False
+        super().keep(intake)
+        self.broken = True
+
+
+def test_a_fault_of_ours_is_a_lost_connection_and_no_lost_message(ward: Ward) -> None:
+    kept = Faulty()
+    gateway = make_gateway(ward.folder, kept, make_device("a", b"a"))
+    subscriber = Subscriber(gateway, Broker(host="localhost", port=ward.port, tls=ward.tls("gateway")))
+    subscriber.start()
+    try:
+        assert subscriber.wait_until_subscribed(10)
+        with ward.device("a") as device:
+            device.publish("fedtwin/a/senml", sample(0), qos=1).wait_for_publish(10)
+            assert wait(lambda: kept.values() == [80])
     finally:
         subscriber.stop()
 
