@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -150,7 +151,7 @@ def conduct(run: Run, grid: Grid) -> RunState:
                 found=f"{len(answers.updates)} within {study.training.deadline_seconds:g} s",
             )
         state = result.state
-    run.store.release(release_model(study, state), describe_run(study, state))
+    run.store.release(release_model(study, state), {**describe_run(study, state), "proof": _describe_proof(run)})
     return state
 
 
@@ -298,6 +299,14 @@ class _Inbox:
             unverified=self.unverified,
             evidence=dict(self.evidence),
         )
+
+
+def _describe_proof(run: Run) -> dict[str, Any]:
+    """Whether updates counted only with proof that they were charged for, and who had to see the ledgers."""
+    if run.witnesses is None or run.signed.study.privacy.mode == "none":
+        return {"asked": False}
+    names = [key.name for key in run.witnesses.keys]
+    return {"asked": True, "witnesses": names, "required": run.witnesses.required}
 
 
 def _note(run: Run, result: RoundResult, *, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,8 @@ def test_an_update_counts_only_with_its_reservation_in_a_witnessed_ledger(
     assert all(record.errors == {Fault.MISSING.value: 1} and record.unverified == 1 for record in state.history)
     kept = sorted(file.name for file in (tmp_path / "run" / "evidence").iterdir())
     assert kept == ["evaluate-2-1.json", "train-1-1.json", "train-2-1.json"]
+    report = json.loads((tmp_path / "run" / "release" / "report.json").read_text(encoding="utf-8"))
+    assert report["proof"] == {"asked": True, "witnesses": list(watch.names), "required": 3}
     found = parse_canonical((tmp_path / "run" / "evidence" / "train-1-1.json").read_bytes())
     assert isinstance(found, dict)
     assert set(found) == {SITE}
@@ -112,4 +115,7 @@ def test_a_simulation_asks_for_no_proof(world: World) -> None:
     signed = verify_study(sign_study(world.study, world.roster, world.coordinator), coordinator=world.coordinator_key)
     run = Run(signed=signed, key=world.coordinator, store=MemoryRunStore(start(world)), clock=clock, sleep=clock.sleep)
     state = conduct(run, SilentGrid({1: Node(behaviour=honest(world, "south"))}, clock))
+    assert isinstance(run.store, MemoryRunStore)
+    assert run.store.released is not None
+    assert run.store.released[1]["proof"] == {"asked": False}
     assert [record.sites for record in state.history] == [("south",)] * 3

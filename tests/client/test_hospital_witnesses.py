@@ -1,0 +1,142 @@
+"""A hospital's directory with `witnesses.toml`: from its commands to what its coordinator accepts, over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from fedtwin_client.approval import approve_study, examine_study
+from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.gate import open_gate
+from fedtwin_client.hospital_ledger import ledger_key, note_conformance
+from fedtwin_client.installation import open_installation
+from fedtwin_client.journal import JournalError
+from fedtwin_client.ledger_journal import LEDGER
+from fedtwin_shared.ledger.encoding import parse_entry
+from fedtwin_shared.ledger.entry import Conformance
+from fedtwin_shared.ledger.evidence import parse_evidence
+from fedtwin_shared.ledger.note import parse_checkpoint, parse_note
+from fedtwin_shared.ledger.store import LogReader
+from fedtwin_shared.ledger.witness_store import WitnessStore
+from fedtwin_shared.ledger.witnesses import WITNESSES
+from fedtwin_shared.models import initialise
+from tests.client.premises import make_premises, write_study
+from tests.client.test_hospital_ledger import begin, fedtwin, plan_of
+from tests.world import World, make_world
+
+
+@contextmanager
+def serving(store: WitnessStore) -> Iterator[str]:
+    """The store's answers over HTTP, on a free port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # the name that the library calls
+            answer = store.add_checkpoint(self.rfile.read(int(self.headers["Content-Length"])), clock=lambda: 1)
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.media_type)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
+
+
+@pytest.fixture
+def world() -> World:
+    return make_world()
+
+
+@pytest.fixture
+def directory(tmp_path: Path, world: World) -> HospitalDirectory:
+    directory = make_premises(tmp_path / "north", world)
+    approve_study(directory, examine_study(directory, write_study(tmp_path, world)))
+    begin(directory)
+    return directory
+
+
+@pytest.fixture
+def store(tmp_path: Path, directory: HospitalDirectory) -> Iterator[WitnessStore]:
+    log = ledger_key(directory)
+    store = WitnessStore.create(tmp_path / "witness.sqlite", name="keeper/witness", logs={log.name: log})
+    with serving(store) as address:
+        line = f'faulty = 0\n[[witness]]\nkey = "{store.verifier_key}"\naddress = "{address}"\n'
+        (directory.root / WITNESSES).write_text(line, encoding="utf-8")
+        yield store
+
+
+def test_a_hospitals_node_has_its_ledger_cosigned(
+    directory: HospitalDirectory, world: World, store: WitnessStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin = ledger_key(directory).name
+    note_conformance(directory, b"a report", passed=True)
+    installed = open_installation(directory)
+    opened = store.latest(origin)
+    assert opened is not None
+    assert opened.size == 3  # policy, epoch and the conformance run, before any task
+    *_, evidence = installed.hospital.answer(plan_of(world), initialise(world.study))
+    installed.journal.close()
+    proven = parse_evidence(evidence)
+    assert parse_checkpoint(parse_note(proven.note).text) == store.latest(origin)
+    assert fedtwin("checkpoint", directory.root) == 0
+    assert f"{origin}: 9 entries cosigned" in capsys.readouterr().out
+    with LogReader(directory.ledger / LEDGER) as log:
+        entries = [parse_entry(data) for data in log.entries()]
+    assert [entry.outcome for entry in entries if isinstance(entry, Conformance)] == ["passed"]
+
+
+def test_a_restored_ledger_does_not_open(
+    tmp_path: Path, directory: HospitalDirectory, world: World, store: WitnessStore
+) -> None:
+    shutil.copytree(directory.ledger, tmp_path / "backup")
+    installed = open_installation(directory)
+    installed.hospital.answer(plan_of(world), initialise(world.study))
+    installed.journal.close()
+    shutil.rmtree(directory.ledger)
+    shutil.copytree(tmp_path / "backup", directory.ledger)
+    with pytest.raises(JournalError, match="witness"):
+        open_installation(directory)
+    assert fedtwin("checkpoint", directory.root) == 2
+
+
+def test_a_ledger_opens_while_its_witnesses_are_away(directory: HospitalDirectory, world: World) -> None:
+    store = WitnessStore.create(directory.root / "w.sqlite", name="keeper/witness", logs={})
+    line = f'faulty = 0\n[[witness]]\nkey = "{store.verifier_key}"\naddress = "http://127.0.0.1:9"\n'
+    (directory.root / WITNESSES).write_text(line, encoding="utf-8")
+    installed = open_installation(directory)
+    _, arrays, evidence = installed.hospital.answer(plan_of(world), initialise(world.study))
+    installed.journal.close()
+    assert (arrays, evidence) == ({}, b"")
+    assert fedtwin("checkpoint", directory.root) == 2
+
+
+def test_without_witnesses_there_is_no_checkpoint(directory: HospitalDirectory) -> None:
+    assert open_gate(directory).site == "north"
+    assert fedtwin("checkpoint", directory.root) == 2
+
+
+def test_a_hospital_may_run_a_witness(
+    tmp_path: Path, directory: HospitalDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w").mkdir()
+    settings = f'name = "north/witness"\nlisten = "127.0.0.1:9"\nlogs = ["{ledger_key(directory)}"]\n'
+    (tmp_path / "w" / "witness.toml").write_text(settings, encoding="utf-8")
+    assert fedtwin("witness", tmp_path / "w", "--new") == 0
+    assert "an auditor pin: north/witness+" in capsys.readouterr().out
+    assert fedtwin("witness", tmp_path / "w", "--new") == 2  # never a second memory under one name
