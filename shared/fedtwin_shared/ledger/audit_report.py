@@ -14,6 +14,8 @@ from decimal import Decimal
 from importlib.metadata import version
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from fedtwin_shared.ledger.account import PLACES, LedgerState, Phase, StudyAccount
 from fedtwin_shared.ledger.block_report import describe_blocks, share_of
 from fedtwin_shared.ledger.blocks import READMITTED, Block
@@ -29,6 +31,7 @@ from fedtwin_shared.ledger.mechanism import (
     format_use,
 )
 from fedtwin_shared.ledger.named_documents import NamedDocuments, read_documents
+from fedtwin_shared.ledger.note import VerifierKey
 from fedtwin_shared.ledger.pins import PinnedKeys
 from fedtwin_shared.ledger.plan_price import price_plan
 from fedtwin_shared.ledger.renyi import keep_slack, price_of
@@ -36,6 +39,7 @@ from fedtwin_shared.ledger.report_statements import ASSUMPTIONS, CHECKS, IMPLEME
 from fedtwin_shared.ledger.spending_history import SpendingHistory
 from fedtwin_shared.ledger.statement import format_time
 from fedtwin_shared.ledger.verification import VerifiedBundle, VerifiedLog
+from fedtwin_shared.signing import format_public_key
 
 Json = dict[str, Any]
 
@@ -48,7 +52,10 @@ def describe_audit(data: bytes, found: VerifiedBundle[SpendingHistory], *, pinne
     - the same bundle gives the same report
     """
     documents = read_documents(found.documents)
-    hospitals = {name: _describe_log(log, documents, pinned) for name, log in sorted(found.logs.items())}
+    keys = {name: _signing_key(key) for name, key in pinned.log_keys.items()}
+    hospitals = {
+        name: _describe_log(log, documents, pinned, signer=keys[name]) for name, log in sorted(found.logs.items())
+    }
     return {
         "format": 1,
         "made_by": f"fedtwin {version('fedtwin')}",
@@ -98,7 +105,9 @@ def _summarise_claims(hospitals: dict[str, Json]) -> list[str]:
     return sentences
 
 
-def _describe_log(log: VerifiedLog[SpendingHistory], documents: NamedDocuments, pinned: PinnedKeys) -> Json:
+def _describe_log(
+    log: VerifiedLog[SpendingHistory], documents: NamedDocuments, pinned: PinnedKeys, *, signer: str
+) -> Json:
     history = log.state
     described: Json = {
         "integrity": {
@@ -122,7 +131,7 @@ def _describe_log(log: VerifiedLog[SpendingHistory], documents: NamedDocuments, 
             for study, account in sorted(history.state.studies.items(), key=lambda item: item[1].number)
         ],
         "work": _describe_work(history),
-        "conformance": [_describe_conformance(one, documents) for one in history.conformance],
+        "conformance": [_describe_conformance(one, documents, signer=signer) for one in history.conformance],
         "code": [
             {"digest": code, "answers": use.answers, "first": format_time(use.first), "last": format_time(use.last)}
             for code, use in history.codes.items()
@@ -231,15 +240,20 @@ def _describe_work(history: SpendingHistory) -> Json:
     }
 
 
-def _describe_conformance(entry: Conformance, documents: NamedDocuments) -> Json:
+def _describe_conformance(entry: Conformance, documents: NamedDocuments, *, signer: str) -> Json:
     judged = documents.conformance.get(entry.result)
     return {
         "time": format_time(entry.time),
         "outcome": entry.outcome,
         "code": entry.code,
         "result": entry.result,
-        "judged_anew": judged,
+        "judged_anew": None if judged is None else judged | {"by_ledger_key": judged["signed_by"] == signer},
     }
+
+
+def _signing_key(log: VerifierKey) -> str:
+    """The key of a ledger in the form that signed documents name."""
+    return format_public_key(Ed25519PublicKey.from_public_bytes(log.public))
 
 
 def _count_sealed(state: LedgerState) -> Counter[str]:

@@ -234,9 +234,10 @@ def _empirical(part: Json) -> str:
 def _judgement(judged: Json | None) -> str:
     if judged is None:
         return "the result is not in this bundle: only the hospital's word"
+    signer = "the ledger's own key" if judged["by_ledger_key"] else f"{judged['signed_by']}, not the ledger's key"
     bounds = (
         f"an attack proved ε ≥ {judged['epsilon_lower_bound']} of the {judged['epsilon_claimed']} claimed; "
-        f"{judged['engine']}, {judged['day']}, signed by {judged['signed_by']}"
+        f"{judged['engine']}, {judged['day']}, signed by {signer}"
     )
     if judged["as_claimed"]:
         return escape(f"judged anew: as claimed; {bounds}")

@@ -24,7 +24,7 @@ from fedtwin_shared.ledger.study_programme import plan_programme
 from fedtwin_shared.ledger.verification import VerifiedBundle, verify_bundle
 from fedtwin_shared.signing import digest
 from tests.shared.ledger.book import STUDY_A, TRAIN_A, Book, opened, sampled, task_key
-from tests.shared.ledger.forge import GOLDEN, PINNED, SITE, bundle_of, note_of
+from tests.shared.ledger.forge import GOLDEN, LOG_KEY, PINNED, SITE, bundle_of, note_of
 from tests.world import make_world
 
 KEYS = GOLDEN / "pinned-keys.json"
@@ -39,7 +39,7 @@ def signed_world() -> tuple[bytes, Enrolment]:
     return envelope, Enrolment(time=1, salt="0" * 32, study=world.study.digest, plan=digest(envelope), parts=parts)
 
 
-def conformance(*, true: int) -> bytes:
+def conformance(*, true: int, key: Ed25519PrivateKey = LOG_KEY) -> bytes:
     result = ConformanceResult(
         site=SITE,
         day="2030-01-02",
@@ -49,13 +49,14 @@ def conformance(*, true: int) -> bytes:
         points=(Point(false_positives=50, absent=1000, true_positives=true, present=1000),),
         noise=Noise(numbers=100_000, variance=1.0, lag=0.0),
     )
-    return sign_conformance(result, Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    return sign_conformance(result, key)
 
 
 def write_eventful() -> tuple[Book, list[bytes]]:
     """A ledger in which everything happened that a report tells of, and the documents that it names."""
     envelope, enrolment = signed_world()
-    passed, failed = conformance(true=259), conformance(true=400)
+    stranger = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    passed, failed = conformance(true=259), conformance(true=400, key=stranger)
     book = opened()
     book.enrol(STUDY_A, train=[TRAIN_A])
     time, salt = book.stamp()
@@ -135,6 +136,8 @@ def test_conformance_is_judged_anew_and_its_hospital_is_not_believed(eventful: t
     assert (passed["outcome"], passed["judged_anew"]["as_claimed"]) == ("passed", True)
     assert (lied["outcome"], lied["judged_anew"]["as_claimed"]) == ("passed", False)
     assert absent["judged_anew"] is None
+    assert (passed["judged_anew"]["by_ledger_key"], lied["judged_anew"]["by_ledger_key"]) == (True, False)
+    assert eventful[1].count("not the ledger&#x27;s key") == 1
     assert eventful[1].count("NOT as claimed") == 1
     assert eventful[1].count("which sealed answers") == 3
 
