@@ -48,7 +48,7 @@ FindStudy = Callable[[str], ApprovedStudy | None]  # by digest
 
 
 class StudyFolder:
-    """Approved studies on disk; each is verified once in the life of a process.
+    """Approved studies on disk; each is verified once in the life of a process, and again when it is approved again.
 
     - a removed folder is a withdrawn study, from the next call on
     - a study whose attestation is missing or not this hospital's own is found, but not attested
@@ -60,16 +60,21 @@ class StudyFolder:
     ) -> None:
         self._folder, self._coordinator, self._gate = folder, coordinator, gate
         self._is_complete = is_complete
-        self._verified: dict[str, ApprovedStudy] = {}
+        self._verified: dict[str, tuple[tuple[int, int], ApprovedStudy]] = {}  # with the file that was read
 
     def find(self, digest: str) -> ApprovedStudy | None:
         """Return the approved study of this digest, or None. Raises `VerificationError` for a damaged one."""
-        if not (self._folder / digest / STUDY_FILE).is_file():
+        try:
+            found = (self._folder / digest / STUDY_FILE).stat()
+        except OSError:
             self._verified.pop(digest, None)
             return None
-        if digest not in self._verified:
-            self._verified[digest] = self._verify(digest)
-        return self._verified[digest]
+        file = found.st_ino, found.st_mtime_ns
+        known, approved = self._verified.get(digest, (None, None))
+        if approved is None or known != file:
+            approved = self._verify(digest)
+            self._verified[digest] = file, approved
+        return approved
 
     def digests(self) -> tuple[str, ...]:
         """Return the digest of every approved study, in order."""

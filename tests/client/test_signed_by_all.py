@@ -122,6 +122,19 @@ def test_an_approval_makes_the_signature_that_the_coordinator_collects(tmp_path:
     assert (found.attested, found.complete) == (True, False)
 
 
+def test_signatures_that_come_while_the_node_runs_are_seen(tmp_path: Path, world: World) -> None:
+    directory = premises(tmp_path / "north", world, trusted=PEERS)
+    approve(directory, countersigned(world))
+    running = open_studies(directory, open_gate(directory))
+    found = running.find(world.study.digest)
+    assert found is not None
+    assert not found.complete
+    approve(directory, countersigned(world, *SITES))
+    found = running.find(world.study.digest)
+    assert found is not None
+    assert found.complete
+
+
 def test_a_hospital_that_asks_for_the_coordinator_alone_runs_the_same_study(tmp_path: Path, world: World) -> None:
     directory = make_premises(tmp_path / "north", world)
     approve_study(directory, examine_study(directory, write_study(tmp_path, world)))
