@@ -21,7 +21,7 @@ from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, parse_checkpoint
 from fedtwin_shared.ledger.pins import PinnedKeys
 
 State = TypeVar("State")
-_DIGEST: Final = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_DIGEST: Final = re.compile(rb'"([0-9a-f]{64})"')  # a whole value of an entry
 Replay = Callable[[Sequence[bytes]], State]  # entries in order -> what they add up to; raises where they do not
 
 
