@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -143,7 +143,7 @@ def run(
         until = min(last, (at // TICKS + 1) * TICKS)
         shocks = noise * draw_shocks(seed, at // TICKS, len(patients))[at % TICKS : at % TICKS + until - at]
         controls = schedule(patients, acts, at, until)
-        advance(states, parameters, controls, shocks, at, first, every // tick, substeps, records)
+        advance(states, _Stretch(parameters, controls, shocks, at, first, every // tick, substeps), records)
         at = until
     return Course(
         minutes=np.arange(start.minute, start.minute + minutes + 1, every, dtype=np.float64)[: records.shape[1]],
@@ -199,18 +199,24 @@ _SCALE = {
 }
 
 
-def _advance_numpy(
-    states: Array,
-    parameters: Array,
-    controls: Array,
-    shocks: Array,
-    tick: int,
-    first: int,
-    every: int,
-    substeps: int,
-    records: Array,
-) -> None:
+class _Stretch(NamedTuple):
+    """Some ticks in a row and what acts in them: parameters[patients, columns], controls, shocks[ticks, …, patients].
+
+    tick: the first one; first: the one with which recording began; every: ticks between two records.
+    """
+
+    parameters: Array
+    controls: Array
+    shocks: Array
+    tick: int
+    first: int
+    every: int
+    substeps: int
+
+
+def _advance_numpy(states: Array, stretch: _Stretch, records: Array) -> None:
     """Advance everybody tick by tick, the equations applied to arrays over patients."""
+    parameters, controls, shocks, tick, first, every, substeps = stretch
     p = parameters.T
     cp, rp = CirculationParameters(*p[:_CP]), RespirationParameters(*p[_CP : _CP + _RP])
     bp, effects = BodyParameters(*p[_P2 : _P2 + _BP]), Effects(*p[_P3 : _P3 + _E])
@@ -227,18 +233,9 @@ def _advance_numpy(
     states[:] = np.stack([*c, *r, *b, *g], axis=1)
 
 
-def _loop(
-    states: Array,
-    parameters: Array,
-    controls: Array,
-    shocks: Array,
-    tick: int,
-    first: int,
-    every: int,
-    substeps: int,
-    records: Array,
-) -> None:
+def _loop(states: Array, stretch: _Stretch, records: Array) -> None:
     """Advance patient after patient: the same equations on numbers, in machine code."""
+    parameters, controls, shocks, tick, first, every, substeps = stretch
     for i in range(states.shape[0]):
         p, s = parameters[i], states[i]
         cp = CirculationParameters(*to_tuple(p[:_CP], _CP))
