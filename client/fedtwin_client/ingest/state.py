@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.config import HospitalDirectory, read_directory
 from fedtwin_shared.durable import take_lock
 
 LOCK: Final = "gateway.lock"
+FRESH: Final = 15_000  # milliseconds; it is written every second
 
 
 def is_running(directory: HospitalDirectory) -> bool:
@@ -30,3 +34,16 @@ def read_state(directory: HospitalDirectory) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return {"running": is_running(directory), **state}
+
+
+def is_healthy(state: Mapping[str, Any] | None, *, now: int) -> bool:
+    """Return whether a gateway runs, has its store and its broker, and wrote so lately; `now`: ms since 1970 UTC."""
+    if state is None:
+        return False
+    fresh = now - int(state["written"]) <= FRESH
+    return bool(state["running"] and fresh and state["store"] and state["broker"] is not False)
+
+
+if __name__ == "__main__":  # for the health check of a container: python -m fedtwin_client.ingest.state DIRECTORY
+    found = read_state(read_directory(Path(sys.argv[1])))
+    sys.exit(0 if is_healthy(found, now=time.time_ns() // 1_000_000) else 1)

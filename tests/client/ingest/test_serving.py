@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 
 from fedtwin_client.config import read_directory
@@ -22,7 +23,7 @@ from fedtwin_client.ingest.control import ask
 from fedtwin_client.ingest.feed import Feed
 from fedtwin_client.ingest.keeping import StoreKeeper
 from fedtwin_client.ingest.serving import _Running, run_gateway
-from fedtwin_client.ingest.state import read_state
+from fedtwin_client.ingest.state import FRESH, is_healthy, read_state
 from fedtwin_client.store.opening import open_hospital_store
 from fedtwin_client.store.store import EntryKind
 from fedtwin_client.ward.premises import ENGINE, HOST, Ward, make_ward
@@ -143,6 +144,13 @@ def test_in_postgresql_by_a_configuration_key_and_a_patient_is_forgotten_while_i
             assert say(ward, [message(5, patient=other)]) == [True]  # set aside: not the engine's patient
             with pytest.raises(ConfigurationError, match="no other gateway"):
                 run_gateway(hospital)
+            asked = [sys.executable, "-m", "fedtwin_client.ingest.state", str(hospital.root)]
+            assert subprocess.run(asked, check=False).returncode == 0
+            with psycopg.connect(conninfo, autocommit=True) as connection:  # a server that was restarted
+                others = "pid != pg_backend_pid() AND backend_type = 'client backend'"
+                connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}".encode())
+            assert say(ward, [message(6, patient=one)]) == [False]  # its sender keeps it, and sends it again
+            assert say(ward, [message(6, patient=one)]) == [True]
             assert forget(hospital, [one]) == 1
             assert say(ward, [message(9, patient=one)]) == [True]  # answered, and nothing of it is kept
             process.send_signal(signal.SIGTERM)
@@ -150,7 +158,7 @@ def test_in_postgresql_by_a_configuration_key_and_a_patient_is_forgotten_while_i
         with pytest.raises(SystemExit):
             main(["client", "status", str(hospital.root)])
         shown = " ".join(capsys.readouterr().out.split())
-        assert "received 7 = accepted 5 + set aside 1 + known already 0 + refused 1" in shown
+        assert "received 9 = accepted 6 + set aside 1 + known already 0 + refused 2" in shown
         assert one not in shown
         with open_hospital_store(hospital) as store:
             assert len(store.read(one)) == 0
@@ -182,6 +190,15 @@ def test_what_is_older_than_agreed_is_dropped_and_nothing_younger(tmp_path: Path
         assert [one.content for one in store.entries(EntryKind.ASIDE)] == [b"\x01"]
     finally:
         keeper.close()
+
+
+def test_a_state_that_is_old_or_without_its_store_is_not_healthy() -> None:
+    well = {"running": True, "written": 1000, "store": True, "broker": None}
+    assert is_healthy(well, now=1000 + FRESH)
+    assert not is_healthy(well, now=1001 + FRESH)
+    assert not is_healthy(None, now=1000)
+    for change in ({"running": False}, {"store": False}, {"broker": False}):
+        assert not is_healthy({**well, **change}, now=1000)
 
 
 def test_nobody_answers_where_no_gateway_runs(tmp_path: Path) -> None:
