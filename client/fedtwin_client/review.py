@@ -19,7 +19,6 @@ from fedtwin_client.policy import SitePolicy
 from fedtwin_client.spending_limits import BlockCost, SpendingLimits
 from fedtwin_client.studies import missing_signatures
 from fedtwin_shared.documents import SignedStudy
-from fedtwin_shared.privacy import accounted_delta, compute_epsilon
 from fedtwin_shared.study import Study
 
 Rows = Sequence[tuple[str, str]]  # subject, words
@@ -90,18 +89,17 @@ def _break(text: str, width: int) -> Iterator[str]:
 
 
 def describe_costs(costs: StudyCosts, limits: SpendingLimits) -> tuple[tuple[str, str], ...]:
-    """Return what every block of patients has paid and would have paid, beside the limits, as (subject, words)."""
+    """Return what is left to every block of patients of a year and of a lifetime, now and after all of a study."""
     rows = [
         f"a patient may pay ε = {limits.year:f} in 365 days and {limits.lifetime:f} ever; by the ledger's odometer:"
     ]
     paid = {(cost.block, cost.part): cost for cost in costs.before}
     for cost in costs.after or ():
         old = paid[cost.block, cost.part]
+        left = f"{limits.year - old.year:.3f} and {limits.lifetime - old.lifetime:.3f}"
+        after = f"{limits.year - cost.year:.3f} and {limits.lifetime - cost.lifetime:.3f}"
         verdict = "" if cost.within(limits) else ": BEYOND THE LIMIT"
-        rows.append(
-            f"block {cost.block}, as {cost.part} patients: in 365 days {old.year:.3f}, then {cost.year:.3f}; "
-            f"ever {old.lifetime:.3f}, then {cost.lifetime:.3f}{verdict}"
-        )
+        rows.append(f"block {cost.block}, as {cost.part} patients: left {left}, after all of it {after}{verdict}")
     if costs.after is None:
         rows.append("without noise the price is ∞")
     return tuple(("what is left" if number == 0 else "", line) for number, line in enumerate(rows))
@@ -109,16 +107,8 @@ def describe_costs(costs: StudyCosts, limits: SpendingLimits) -> tuple[tuple[str
 
 def describe_collusion(study: Study) -> tuple[tuple[str, str], ...]:
     """Return ε against the coordinator and all other hospitals together, as (subject, words)."""
-    delta = accounted_delta(study.privacy.delta)
-    worst = max(
-        compute_epsilon([study.training_event(study.planned_steps)], delta=delta),
-        compute_epsilon([study.evaluation_event(study.planned_evaluations)], delta=delta),
-    )
     return (
-        (
-            "if all collude",
-            f"ε = {worst:.3f} against all others: this hospital adds all of its noise itself",
-        ),
+        ("if all collude", f"ε = {study.price():.3f} against all others: this hospital adds all of its noise itself"),
         ("", "a patient of two hospitals of the study pays at both"),
     )
 

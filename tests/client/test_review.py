@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -81,6 +81,7 @@ FORGERIES = (
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     st.one_of(st.sampled_from(FORGERIES), st.text(min_size=1, max_size=400)), st.integers(min_value=1, max_value=200)
 )
@@ -113,8 +114,8 @@ def test_review_says_everything_and_decides_nothing(
         "score histograms",  # what leaves, in which form
         f"ε = {world.study.price():.3f} of 8",  # the price
         "a patient may pay ε = 16 in 365 days and 24 ever",  # against what is left
-        "block 0, as train patients: in 365 days 0.000, then",
-        "block r, as test patients: in 365 days 0.000, then",
+        "block 0, as train patients: left 16.000 and 24.000, after all of it",
+        "block r, as test patients: left 16.000 and 24.000, after all of it",
         "if all collude",
         digest_code(),
     ):
