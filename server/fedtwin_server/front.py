@@ -51,9 +51,8 @@ FLEET_PATHS: Final = frozenset(
 HEALTH_PATH: Final = b"/health"
 _KNOWN_PATHS: Final = FLEET_PATHS | {HEALTH_PATH}
 # A signed release and its weights, under the digest of the signed study, which only those who have the study know.
-_RELEASE_PATH: Final = re.compile(
-    rb"/v1/release/([0-9a-f]{64})/(%s)" % b"|".join(re.escape(name.encode()) for name in (RELEASE_FILE, WEIGHTS_FILE))
-)
+RELEASE_PATTERN: Final = f"/v1/release/([0-9a-f]{{64}})/({re.escape(RELEASE_FILE)}|{re.escape(WEIGHTS_FILE)})"
+_RELEASE_PATH: Final = re.compile(RELEASE_PATTERN.encode())
 
 # What the Fleet API reads: its media type, the signed node identity, and the version of the peer.
 PASSED_REQUEST_HEADERS: Final = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 import shutil
 import signal
@@ -19,7 +20,7 @@ import yaml  # type: ignore[import-untyped]  # PyYAML ships no types
 
 from fedtwin_server.config import CONFIG_FILE, CoordinatorConfig, CoordinatorDirectory, read_directory
 from fedtwin_server.coordinator import is_healthy
-from fedtwin_server.front import BODY_BYTES, FLEET_PATHS, PASSED_REQUEST_HEADERS
+from fedtwin_server.front import BODY_BYTES, FLEET_PATHS, PASSED_REQUEST_HEADERS, RELEASE_PATTERN
 from fedtwin_server.installation import (
     COMPOSE_FILE,
     UNIT_FILE,
@@ -150,6 +151,7 @@ def test_nginx_passes_the_paths_and_headers_of_our_own_front_and_no_others() -> 
     (names,) = re.findall(r"location ~ \^/v1/fleet/\(([a-z|-]+)\)\$ \{", text)
     assert {f"/v1/fleet/{name}".encode() for name in names.split("|")} == FLEET_PATHS
     assert re.findall(r"location (?!~)(.+) \{", text) == ["= /health", "/"]
+    assert re.findall(r'location ~ "\^(.+)\$"', text) == [RELEASE_PATTERN]
     passed = {name.lower().encode() for name, value in re.findall(r"proxy_set_header (\S+) (\$\S+);", text)}
     assert passed == PASSED_REQUEST_HEADERS
     assert "proxy_pass_request_headers off;" in text
@@ -181,6 +183,7 @@ def test_where_nginx_is_installed_it_behaves_as_our_own_front(tmp_path: Path) ->
     for old, new in {
         "/run/nginx.pid": str(tmp_path / "pid"),
         "/var/lib/fedtwin/coordinator/tls": str(tmp_path / "tls"),
+        "/var/lib/fedtwin/coordinator/releases": str(tmp_path / "releases"),
         "127.0.0.1:9093": f"127.0.0.1:{link}",
         "listen 9092 ssl": f"listen 127.0.0.1:{front} ssl",
         "access_log off;": "access_log off; " + " ".join(f"{name}_temp_path {tmp_path};" for name in TEMPORARY),
@@ -194,7 +197,12 @@ def test_where_nginx_is_installed_it_behaves_as_our_own_front(tmp_path: Path) ->
     upstream = subprocess.Popen(
         [sys.executable, "-c", UPSTREAM, str(link), str(identity.certificate), str(identity.private_key)]
     )
-    nginx = subprocess.Popen([*arguments, "-g", "daemon off;"])
+    released = tmp_path / "releases" / ("ab" * 32)
+    released.mkdir(parents=True)
+    for name in ("release.signed.json", "weights.npz", "other"):
+        (released / name).write_text(name)
+    user = "user root;" if os.geteuid() == 0 else ""  # else the workers are nobody, whom a test's folder is closed to
+    nginx = subprocess.Popen([*arguments, "-g", f"daemon off; {user}"])
     trusted = ssl.create_default_context(cafile=str(identity.certificate_authority))
     try:
         with httpx.Client(base_url=f"https://localhost:{front}", verify=trusted, trust_env=False) as client:
@@ -207,6 +215,8 @@ def test_where_nginx_is_installed_it_behaves_as_our_own_front(tmp_path: Path) ->
                 framing = {b"host", b"content-length", b"accept-encoding"}
                 assert passed - framing <= PASSED_REQUEST_HEADERS
                 assert b"flwr-public-key" in passed
+            for name in ("release.signed.json", "weights.npz"):
+                assert client.get(f"/v1/release/{released.name}/{name}").text == name
             for method, raw in REFUSED:
                 assert client.request(method, raw).status_code in (403, 404, 405), raw
     finally:
@@ -227,6 +237,10 @@ REFUSED = [
     ("POST", "/v1/control/..%2ffleet/pull-messages"),
     ("POST", "/v1/runtime/acquire-task"),
     ("POST", "/health"),
+    ("POST", f"/v1/release/{'ab' * 32}/weights.npz"),
+    ("GET", f"/v1/release/{'ab' * 32}/other"),
+    ("GET", f"/v1/release/{'ab' * 32}/weights.npz?x"),
+    ("GET", f"/v1/release/{'cd' * 32}/weights.npz"),
     ("GET", "/"),
 ]
 
