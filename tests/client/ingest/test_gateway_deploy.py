@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import ssl
 import stat
@@ -102,3 +103,15 @@ def test_every_key_of_the_tables_is_explained() -> None:
         while "=" in lines[above] and not lines[above].startswith("#"):
             above -= 1
         assert lines[above].startswith("#"), lines[number]
+
+
+def test_the_guides_commands_exist_and_its_tables_are_whole() -> None:
+    text = (DEPLOY / "GATEWAY.md").read_text()
+    commands = re.findall(r"^fedtwin ((?:client )(?:device \w+|[\w-]+))", text, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        with pytest.raises(SystemExit) as ended:
+            main([*command.split(), "--help"])
+        assert not ended.value.code
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {5}
