@@ -80,6 +80,7 @@ class FlowerExchange:
             if not waiting:  # a site that did not answer says nothing about when the others do
                 self._paces[phase] = pace.after(looks=looks, settled_seconds=waited, longest_look_seconds=longest_look)
             if not waiting or not waited < self._deadline or (counted >= enough and not waited < self._patience):
+                LOGGER.info("%s: %d of %d in %.3f s, %d looks", phase, counted, len(orders), waited, looks)
                 return
             self._sleep(min(max(SHORTEST_PAUSE_SECONDS, waited * PAUSE_SHARE), LONGEST_PAUSE_SECONDS))
 
