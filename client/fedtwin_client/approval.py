@@ -17,7 +17,7 @@ import numpy as np
 
 from fedtwin_client.cohort import Cohort, form_cohort, missing_columns
 from fedtwin_client.config import HospitalDirectory
-from fedtwin_client.gate import Gate, open_gate
+from fedtwin_client.gate import Approver, Gate, open_gate
 from fedtwin_client.hospital_ledger import digest_code, note_refusal
 from fedtwin_client.ledger_journal import read_ledger
 from fedtwin_client.policy import SitePolicy
@@ -157,10 +157,10 @@ def refuse_study(directory: HospitalDirectory, file: Path) -> Path:
     return refusal
 
 
-def approve_study(directory: HospitalDirectory, request: Request) -> None:
+def approve_study(directory: HospitalDirectory, request: Request, *, by: Approver = "command") -> None:
     """Keep the study as approved, with this hospital's attestation of its cohort."""
     gate = open_gate(directory)
-    open_studies(directory, gate).add(request.signed)
+    open_studies(directory, gate).add(request.signed, by=by)
 
 
 def check_part(signed: SignedStudy, gate: Gate, *, file: Path) -> None:

@@ -7,7 +7,7 @@ list. Neither has a field for a sample size, a loss, a time or a text. An attest
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, cast, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -36,6 +36,7 @@ from fedtwin_shared.signing import (
 from fedtwin_shared.study import Study
 
 ATTESTATION_TYPE: Final = "application/vnd.fedtwin.attestation+json"
+Approver = Literal["person", "command"]  # somebody who was asked at a terminal, or a script
 POLICY_TYPE: Final = "application/vnd.fedtwin.site-policy+json"
 
 
@@ -65,16 +66,21 @@ class Gate:
         refusal = Refusal(site=self.site, plan=digest(plan), code=code)
         return sign_envelope(canonical_json(refusal.model_dump(mode="json")), payload_type=REFUSAL_TYPE, key=self.key)
 
-    def attest(self, study: str) -> bytes:
-        """Return the hospital's own signed note that enough patients stand behind the study of this digest."""
-        return sign_envelope(self._attestation(study), payload_type=ATTESTATION_TYPE, key=self.key)
+    def attest(self, study: str, *, by: Approver = "command") -> bytes:
+        """Return the hospital's own signed note that enough patients stand behind a study, and who approved it."""
+        return sign_envelope(self._attestation(study, by), payload_type=ATTESTATION_TYPE, key=self.key)
 
-    def verify_attestation(self, envelope: bytes, study: str) -> None:
-        """Raise `VerificationError` unless `envelope` is this hospital's attestation of the study of this digest."""
+    def verify_attestation(self, envelope: bytes, study: str) -> Approver:
+        """Return who approved the study of this digest.
+
+        Raises `VerificationError` unless `envelope` is this hospital's attestation of it.
+        """
         own = {self.public_key: self.site}
         verified = verify_envelope(envelope, payload_type=ATTESTATION_TYPE, trusted=own)
-        if verified.payload != self._attestation(study):
-            raise VerificationError(field="attestation", expected="this study and this site", found="another")
+        for by in get_args(Approver):
+            if verified.payload == self._attestation(study, by):
+                return cast(Approver, by)
+        raise VerificationError(field="attestation", expected="this study and this site", found="another")
 
     def countersign(self, signed: SignedStudy) -> bytes:
         """Return the study's envelope with this hospital's signature among the others."""
@@ -90,8 +96,8 @@ class Gate:
         if verified.payload != statement:
             raise VerificationError(field="policy", expected="the policy that was signed", found="another")
 
-    def _attestation(self, study: str) -> bytes:
-        return canonical_json({"cohort": "attested", "site": self.site, "study": study})
+    def _attestation(self, study: str, by: Approver) -> bytes:
+        return canonical_json({"approved_by": by, "cohort": "attested", "site": self.site, "study": study})
 
 
 def open_gate(directory: HospitalDirectory) -> Gate:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from fedtwin_client.config import HospitalDirectory
-from fedtwin_client.gate import Gate
+from fedtwin_client.gate import Approver, Gate
 from fedtwin_client.policy import SitePolicy
 from fedtwin_shared.documents import SignedStudy, verify_study
 from fedtwin_shared.durable import create_file, replace_file
@@ -51,15 +51,22 @@ class StudyFolder:
     """Approved studies on disk; each is verified once in the life of a process, and again when it is approved again.
 
     - a removed folder is a withdrawn study, from the next call on
-    - a study whose attestation is missing or not this hospital's own is found, but not attested
+    - a study whose attestation is missing, not this hospital's own or not by an approver of `approvers` is found, but
+      not attested
     - a study that lacks a signature that `is_complete` asks for is found, but not complete
     """
 
     def __init__(
-        self, folder: Path, *, coordinator: str, gate: Gate, is_complete: Callable[[SignedStudy], bool] = lambda _: True
+        self,
+        folder: Path,
+        *,
+        coordinator: str,
+        gate: Gate,
+        is_complete: Callable[[SignedStudy], bool] = lambda _: True,
+        approvers: Collection[Approver] = get_args(Approver),
     ) -> None:
         self._folder, self._coordinator, self._gate = folder, coordinator, gate
-        self._is_complete = is_complete
+        self._is_complete, self._approvers = is_complete, approvers
         self._verified: dict[str, tuple[tuple[int, int], ApprovedStudy]] = {}  # with the file that was read
 
     def find(self, digest: str) -> ApprovedStudy | None:
@@ -80,7 +87,7 @@ class StudyFolder:
         """Return the digest of every approved study, in order."""
         return approved_digests(self._folder)
 
-    def add(self, signed: SignedStudy) -> None:
+    def add(self, signed: SignedStudy, *, by: Approver = "command") -> None:
         """Approve a verified study and attest its cohort: all of it, or nothing."""
         digest = signed.study.digest
         final, drafted = self._folder / digest, self._folder / f".{digest}"
@@ -89,7 +96,7 @@ class StudyFolder:
         if drafted.exists():
             shutil.rmtree(drafted)
         drafted.mkdir(mode=0o700, parents=True)
-        create_file(drafted / ATTESTATION_FILE, self._gate.attest(digest))
+        create_file(drafted / ATTESTATION_FILE, self._gate.attest(digest, by=by))
         create_file(drafted / COUNTERSIGNED_FILE, self._gate.countersign(signed))
         create_file(drafted / STUDY_FILE, signed.envelope)
         drafted.rename(final)
@@ -120,8 +127,8 @@ class StudyFolder:
             raise VerificationError(file=file, field="digest", expected=digest, found=signed.study.digest)
         attested = False
         with contextlib.suppress(OSError, VerificationError):
-            self._gate.verify_attestation((file.parent / ATTESTATION_FILE).read_bytes(), digest)
-            attested = True
+            by = self._gate.verify_attestation((file.parent / ATTESTATION_FILE).read_bytes(), digest)
+            attested = by in self._approvers
         return ApprovedStudy(
             study=signed.study, roster=signed.roster, attested=attested, complete=self._is_complete(signed)
         )
@@ -135,6 +142,7 @@ def open_studies(directory: HospitalDirectory, gate: Gate) -> StudyFolder:
         coordinator=directory.config.coordinator.public_key,
         gate=gate,
         is_complete=lambda signed: not missing_signatures(signed, policy, site=gate.site),
+        approvers=("person",) if policy.human_approval else get_args(Approver),
     )
 
 

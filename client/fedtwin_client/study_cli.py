@@ -41,7 +41,8 @@ def approve(
     from fedtwin_shared.round import RefusalCode
 
     hospital = read_directory(directory)
-    if hospital.config.policy.human_approval and (yes or not sys.stdin.isatty()):
+    by_person = not yes and sys.stdin.isatty()
+    if hospital.config.policy.human_approval and not by_person:
         raise ConfigurationError(
             file=hospital.config_file, field="policy.human_approval", expected="a person at a terminal", found="none"
         )
@@ -56,7 +57,7 @@ def approve(
     if not (yes or typer.confirm("Approve this study?")):
         typer.echo("not approved")
         raise typer.Exit(1)
-    approve_study(hospital, request)
+    approve_study(hospital, request, by="person" if by_person else "command")
     folder = hospital.studies / request.signed.study.digest
     typer.echo(f"approved; to withdraw it: fedtwin client refuse {directory} {study}, or remove {folder}")
     typer.echo(f"with this hospital's signature, for the coordinator: {folder / COUNTERSIGNED_FILE}")

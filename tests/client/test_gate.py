@@ -66,7 +66,8 @@ def test_every_refusal_verifies_and_holds_its_code_only(code: RefusalCode) -> No
 
 def test_an_attestation_is_this_hospitals_and_of_this_study() -> None:
     digest = WORLD.study.digest
-    GATE.verify_attestation(GATE.attest(digest), digest)
+    assert GATE.verify_attestation(GATE.attest(digest), digest) == "command"
+    assert GATE.verify_attestation(GATE.attest(digest, by="person"), digest) == "person"
     other = Gate(site="north", key=Ed25519PrivateKey.generate())
     south = Gate(site="south", key=WORLD.sites["north"])
     for forged in (GATE.attest("0" * 64), other.attest(digest), south.attest(digest), b"", b"{}"):

@@ -215,12 +215,29 @@ def test_a_refusal_is_an_entry_of_the_ledger(directory: HospitalDirectory, world
 
 
 def test_where_a_person_must_approve_a_script_cannot(
-    directory: HospitalDirectory, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory: HospitalDirectory,
+    world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    study = write_study(tmp_path, world)
+    assert fedtwin("approve", directory.root, study, "--yes") == 0  # before the policy asks for a person
     text = directory.config_file.read_text().replace("human_approval = false", "human_approval = true")
     directory.config_file.write_text(text)
-    sign_policy(read_directory(directory.root), open_gate(directory))
+    directory = read_directory(directory.root)
+    sign_policy(directory, open_gate(directory))
+    studies = open_studies(directory, open_gate(directory))
+    found = studies.find(world.study.digest)
+    assert found is not None
+    assert not found.attested
+    capsys.readouterr()
     for more in (("--yes",), ()):
-        assert fedtwin("approve", directory.root, write_study(tmp_path, world), *more) == 2
+        assert fedtwin("approve", directory.root, study, *more) == 2
         assert "expected a person at a terminal" in capsys.readouterr().err
-    assert not directory.studies.exists()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.termui.visible_prompt_func", lambda prompt: "y")
+    assert fedtwin("approve", directory.root, study) == 0
+    found = studies.find(world.study.digest)
+    assert found is not None
+    assert found.attested
