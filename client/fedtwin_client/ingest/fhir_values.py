@@ -37,14 +37,16 @@ def read_instant(text: str) -> tuple[int, int]:
     True
     """
     # Most instants of a feed lie in few minutes: only their seconds differ, and none has a fraction.
-    if len(text) <= _LONGEST and text[16:17] == ":" and text[19:20] in _AFTER_SECONDS and text[17:19] in _SECONDS:
-        minute, fault = _read_minute(f"{text[:17]}00{text[19:]}")
-        return (minute + _SECONDS[text[17:19]], fault) if fault == NO_FAULT else (minute, fault)
+    if _SHORTEST <= len(text) <= _LONGEST and text[16] == ":" and text[19] in "Z+-":
+        second = _SECONDS.get(text[17:19])
+        if second is not None:
+            minute, fault = _read_minute(text[:17], text[19:])
+            return (minute + second, fault) if fault == NO_FAULT else (minute, fault)
     return _read_whole(text)
 
 
 _SECONDS: Final = {f"{second:02d}": second * 1000 for second in range(60)}
-_AFTER_SECONDS: Final = frozenset({"Z", "+", "-"})
+_SHORTEST: Final = len("YYYY-MM-DDTHH:MM:SSZ")
 _LONGEST: Final = len("YYYY-MM-DDTHH:MM:SS+ZZ:ZZ")
 
 
@@ -59,7 +61,9 @@ def _read_whole(text: str) -> tuple[int, int]:
         return NO_TIME, _ZONELESS if len(text) in (4, 7) and text[:4].isdigit() else _NO_INSTANT
 
 
-_read_minute: Final = lru_cache(maxsize=4096)(_read_whole)
+@lru_cache(maxsize=4096)
+def _read_minute(before: str, after: str) -> tuple[int, int]:
+    return _read_whole(f"{before}00{after}")
 
 
 _ZONELESS: Final = FAULT[Reason.TIME_WITHOUT_ZONE]
