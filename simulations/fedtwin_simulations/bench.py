@@ -29,10 +29,12 @@ from fedtwin_simulations.deployment import (
 from fedtwin_simulations.engine_bench import bench_engine
 from fedtwin_simulations.ingest_bench import bench_ingest
 from fedtwin_simulations.ledger_bench import bench_ledger
+from fedtwin_simulations.monitor_bench import bench_monitor
 from fedtwin_simulations.one_process import run_study
 from fedtwin_simulations.plant_bench import bench_plant
 from fedtwin_simulations.private_step_bench import bench_private_step
 from fedtwin_simulations.results import Bench, BenchRow
+from fedtwin_simulations.robustness import bench_robustness
 from fedtwin_simulations.secagg_bench import bench_secagg
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
 from fedtwin_simulations.stock_baseline import time_stock_rounds
@@ -102,7 +104,9 @@ BENCHES: Mapping[str, Callable[[Say], Bench]] = {
     "plant": bench_plant,
     "engine": bench_engine,
     "twin": bench_twin,
+    "monitor": bench_monitor,
     "secagg": bench_secagg,
+    "robustness": bench_robustness,
 }
 
 

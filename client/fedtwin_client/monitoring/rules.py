@@ -94,7 +94,7 @@ def _rule(
     *,
     needed: int = 4,
     of: int = 5,
-    quiet: int = 120,
+    quiet: int = 240,
     signals: tuple[str, ...] = (),
 ) -> Rule:
     """Shorten the table below; quiet in minutes."""

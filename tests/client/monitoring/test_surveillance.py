@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fedtwin_client.monitoring.alerts import Alert, Stage
+from fedtwin_client.monitoring.monitor import Monitor
+from fedtwin_client.monitoring.rules import RULES
 from fedtwin_client.monitoring.surveillance import Surveillance
 from fedtwin_client.observation import SIGNAL_KEYS
 from fedtwin_client.observation_batch import ObservationBatch, make_batch
@@ -19,7 +23,10 @@ class Ward:
     def __init__(self) -> None:
         self.minute = 0
         self.changes: list[Alert] = []
-        self.watch = Surveillance(clock=lambda: START + self.minute * MINUTE, on_change=self.changes.extend)
+        soon = [replace(rule, quiet=20 * MINUTE) for rule in RULES]
+        self.watch = Surveillance(
+            clock=lambda: START + self.minute * MINUTE, monitor=Monitor(soon), on_change=self.changes.extend
+        )
         self.generator = np.random.default_rng(0)
 
     def pass_minutes(self, count: int, **values: float) -> None:
@@ -59,7 +66,7 @@ WELL = {
 
 def test_the_well_are_left_alone_and_artefacts_with_them() -> None:
     ward = Ward()
-    for _ in range(6):
+    for _ in range(3):
         ward.pass_minutes(20, **WELL)
         ward.pass_minutes(1, **{**WELL, "pulse_oximetry": 55.0, "heart_rate": 260.0})
     assert ward.changes == []
@@ -75,7 +82,7 @@ def test_the_ill_are_noticed_with_reasons_and_end_when_well_again() -> None:
     (line,) = ward.watch.monitor.bundles()
     assert "mean pressure" in line.words
     assert "below 65" in line.words
-    ward.pass_minutes(120, **WELL)
+    ward.pass_minutes(45, **WELL)
     assert {"hypotension", "news2_high"} <= ward.rules(Stage.RESOLVED)
 
 
