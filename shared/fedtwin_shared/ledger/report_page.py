@@ -107,7 +107,10 @@ def _spending(part: Json, history: SpendingHistory) -> str:
         ),
     ]
     facts += [
-        ("a changed claim", f"ε = {one['epsilon']} since {one['since']}, signed by the hospital")
+        (
+            "a changed claim",
+            f"ε = {one['epsilon']} since {one['since']}, signed with the key that the first entry names",
+        )
         for one in claim["claims"][1:]
     ]
     return (
