@@ -162,6 +162,26 @@ def bench(
 
 
 @app.command()
+def forecast(
+    data: Annotated[Path, typer.Option(help="folder of the ShanghaiT1DM and T2DM readings")],
+    as_json: AsJson = False,
+) -> None:
+    """Measure the glucose twin's forecasts on real sensors beside simple methods; exit with 1 when a goal is missed."""
+    from fedtwin_simulations.cgm_forecast import bench_forecast
+    from fedtwin_simulations.results import write_json
+    from fedtwin_simulations.tables import bench_table
+
+    console = Console(stderr=True)
+    found = bench_forecast(data, lambda line: console.print(line, highlight=False))
+    if as_json:
+        typer.echo(write_json(found), nl=False)
+    else:
+        Console().print(bench_table(found))
+    if not all(row.holds for row in found.rows):
+        raise typer.Exit(EXIT_GOAL_MISSED)
+
+
+@app.command()
 def hospitals(
     folder: Annotated[Path, typer.Argument(help="a new or empty folder; one directory per hospital is written")],
     consortium: Annotated[
