@@ -39,6 +39,7 @@ from fedtwin_simulations.secagg_bench import bench_secagg
 from fedtwin_simulations.specification import Experiment, draft_study, merge, read_experiment
 from fedtwin_simulations.stock_baseline import time_stock_rounds
 from fedtwin_simulations.store_bench import bench_store
+from fedtwin_simulations.twin_acceptance import bench_twin_acceptance
 from fedtwin_simulations.twin_bench import bench_twin
 from fedtwin_simulations.virtual_hospitals import write_hospitals
 
@@ -103,6 +104,7 @@ BENCHES: Mapping[str, Callable[[Say], Bench]] = {
     "private-step": bench_private_step,
     "plant": bench_plant,
     "engine": bench_engine,
+    "twin-acceptance": bench_twin_acceptance,
     "twin": bench_twin,
     "monitor": bench_monitor,
     "secagg": bench_secagg,
