@@ -45,6 +45,8 @@ BASE_MODULES = (
     "fedtwin_shared.cli",
     "fedtwin_shared.audit_cli",
     "fedtwin_shared.round",
+    "fedtwin_shared.secagg.price",
+    "fedtwin_shared.secagg.unmasking",
     "fedtwin_shared.documents",
     "fedtwin_shared.ledger.export",
     "fedtwin_shared.ledger.report_page",

@@ -29,8 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedtwin_client.randomness import KeyStream
+from fedtwin_shared.gradient_grid import UNITS as UNITS
+from fedtwin_shared.gradient_grid import round_down as round_down
+from fedtwin_shared.gradient_grid import scale as scale
 
-UNITS: Final = 2**24  # of the grid in one clip
 MAXIMUM_PATIENTS: Final = 2**28  # in one sum
 CLIPS: Final = (1e-6, 1e6)  # smallest and largest clip, as the study has them
 MAXIMUM_NOISE: Final = 1e6  # multiplier, as the study has it
@@ -78,11 +80,6 @@ def largest_coordinate(dimension: int, *, patients: int, noise_multiplier: float
     return patients * (UNITS + 1) + math.ceil(noise) + 1
 
 
-def scale(clip: float) -> float:
-    """Return how many grid units there are in 1: 2^24 / clip, rounded down to a float32."""
-    return float(round_down(np.array([UNITS / clip]))[0])
-
-
 def clip_factors(norms: Floats, *, clip: float) -> Factors:
     """Return for each patient's norm the factor that takes the gradient to the grid, clipped.
 
@@ -93,12 +90,6 @@ def clip_factors(norms: Floats, *, clip: float) -> Factors:
     longest = np.maximum(np.where(finite, norms, 1.0) * NORM_MARGIN, clip)
     factors = np.minimum(round_down(UNITS / longest), np.float32(scale(clip)))
     return np.where(finite, factors, np.float32(0.0))
-
-
-def round_down(values: Floats) -> Factors:
-    """Return the largest float32 not above each value (all are positive)."""
-    nearest = values.astype(np.float32)
-    return np.where(nearest.astype(np.float64) > values, np.nextafter(nearest, np.float32(0)), nearest)
 
 
 def draw_noise(stream: KeyStream, count: int, *, deviation: float) -> Total:
