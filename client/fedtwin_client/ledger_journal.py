@@ -24,17 +24,17 @@ from typing import Final, Self
 
 from fedtwin_client.file_journal import decode_answer, encode_answer
 from fedtwin_client.journal import JournalError, SealedAnswer, Spend, TaskKey
+from fedtwin_client.reservation import reserve_task
 from fedtwin_client.witnessing import Witnessing, cosign_log
 from fedtwin_shared.durable import replace_file, sync_folder
 from fedtwin_shared.errors import FedtwinError, VerificationError
 from fedtwin_shared.ledger import entry as entries
-from fedtwin_shared.ledger.account import PLACES, BudgetExceededError, LedgerState, Phase, StudyAccount, TransitionError
+from fedtwin_shared.ledger.account import BudgetExceededError, LedgerState, Phase, StudyAccount, TransitionError
 from fedtwin_shared.ledger.database import LedgerError
 from fedtwin_shared.ledger.encoding import encode_entry, parse_entry
 from fedtwin_shared.ledger.evidence import prove_answer
-from fedtwin_shared.ledger.mechanism import Mechanism, Use
+from fedtwin_shared.ledger.mechanism import Use
 from fedtwin_shared.ledger.note import parse_checkpoint, parse_note
-from fedtwin_shared.ledger.renyi import price_uses
 from fedtwin_shared.ledger.state import History, verify_history
 from fedtwin_shared.ledger.store import KeptNote, LogReader, LogWriter, NewEntry
 from fedtwin_shared.ledger.study_programme import TEST, TRAIN, StudyProgramme
@@ -290,32 +290,17 @@ class LedgerJournal:
             self._write([entry])
 
     def _reservation(self, key: TaskKey, programme: StudyProgramme, spend: Spend) -> list[entries.Entry]:
-        task, state, time = _ledger_key(key), self._history.now, self._now()
-        number = state.studies[key.study].number
-        parts = {TRAIN} if spend.releases == 0 else {TEST} if spend.steps == 0 else {TRAIN, TEST}
-        blocks = sorted(name for name, block in state.blocks.items() if block.part_of(number) in parts)
-        asked: list[tuple[Mechanism, int]] = [
-            (programme.training, spend.steps),
-            (programme.evaluation, spend.releases),
-        ]
-        uses = tuple(Use(mechanism=mechanism, count=count) for mechanism, count in asked if count)
-        price = price_uses(uses)
-        if price is None:
-            raise BudgetExceededError(field="charge", expected="noise", found="a mechanism without")
-        membership = self._surroundings.find_membership(key)
-        cohort = entries.CohortDigest(time=time, salt=self._salt(), round=task.round_key, cohort=membership.cohort)
-        reserve = entries.Reserve(
-            time=time,
-            salt=self._salt(),
-            task=str(task),
-            blocks=tuple(blocks),
-            uses=uses,
-            price=price[PLACES[state.in_force.order]],
-            membership=membership.blocks,
+        found = self._surroundings.find_membership(key)
+        return reserve_task(
+            self._history.now,
+            _ledger_key(key),
+            programme,
+            spend,
+            cohort=found.cohort,
+            membership=found.blocks,
+            time=self._now(),
+            draw_salt=self._salt,
         )
-        start = entries.Start(time=time, salt=self._salt(), task=str(task))
-        first = [] if task.round_key in state.rounds else [cohort]
-        return [*first, reserve, start]
 
     def _write(
         self,
