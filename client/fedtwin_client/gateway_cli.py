@@ -1,4 +1,4 @@
-"""`fedtwin client gateway|gateway-init`: the process that takes in what devices and feeds send."""
+"""`fedtwin client gateway|gateway-init|gateway-renew`: the process that takes in what devices and feeds send."""
 
 from __future__ import annotations
 
@@ -52,6 +52,20 @@ def gateway_init(
     typer.echo(f"{hospital.root / FOLDER}: made; register devices with `fedtwin client device add --issue FOLDER`")
     if broker:
         typer.echo(f"start the broker with: mosquitto -c {hospital.root / FOLDER / 'broker' / 'mosquitto.conf'}")
+
+
+def gateway_renew(directory: Directory) -> None:
+    """Make the gateway's certificates anew, a year after the last time; restart gateway and broker then."""
+    from datetime import UTC, datetime
+
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.ingest.installation import renew_certificates, tls_of
+    from fedtwin_shared.certificates import expires_at
+
+    hospital = read_directory(directory)
+    renew_certificates(hospital, now=datetime.now(UTC))
+    until = expires_at(tls_of(hospital).server[0]).date().isoformat()
+    typer.echo(f"certificates until {until}; restart the gateway and the broker")
 
 
 def show_gateway(console: Console, state: Mapping[str, Any] | None) -> None:

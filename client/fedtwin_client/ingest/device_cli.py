@@ -84,6 +84,29 @@ def add(
     typer.echo(f"{name}: {shown}")
 
 
+@app.command()
+def renew(
+    directory: Directory,
+    name: Name,
+    issue: Annotated[Path, typer.Option(metavar="FOLDER", help="make its key and certificate there")],
+) -> None:
+    """Give a device a new key and certificate; the one that it has is worth nothing from now on."""
+    from datetime import UTC, datetime
+
+    from fedtwin_client.config import read_directory
+    from fedtwin_client.ingest.device import identity_of
+    from fedtwin_client.ingest.installation import issue_device, list_revoked
+    from fedtwin_client.ingest.registry import FILE, read_registry, set_identity, write_registry
+
+    hospital = read_directory(directory)
+    path = hospital.node / FILE
+    set_identity(read_registry(path), name, identity_of(name.encode()), file=path)  # that it may be, before any file is
+    identity = identity_of(issue_device(hospital, name, issue, now=datetime.now(UTC)))
+    write_registry(path, set_identity(read_registry(path), name, identity, file=path))
+    list_revoked(hospital, now=datetime.now(UTC))
+    typer.echo(f"{name}: renewed; put {issue} on the device, and tell the broker to read its list again (SIGHUP)")
+
+
 @app.command(name="list")
 def show(directory: Directory) -> None:
     """List devices, what each may speak for, and its state; patients are counted, not named."""

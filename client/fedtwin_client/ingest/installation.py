@@ -35,6 +35,7 @@ from fedtwin_shared.durable import replace_file
 from fedtwin_shared.errors import ConfigurationError
 
 FOLDER: Final = "gateway"
+REPLACED: Final = "replaced"  # certificates that a device had before
 UNIT_FILE: Final = "fedtwin-gateway.service"
 COMPOSE_FILE: Final = "gateway-compose.yaml"
 
@@ -72,12 +73,9 @@ def install_gateway(hospital: HospitalDirectory, doors: Doors, *, now: dt.dateti
     issued(tls).mkdir(mode=0o700, parents=True)
     authority = authority_of(tls)
     create_authority(authority, name=f"{hospital.config.name} devices", now=now)
-    issue_server_certificate(
-        Identity(certificate=tls.server[0], private_key=tls.server[1]), authority, names=doors.names, now=now
-    )
-    issue_client_certificate(
-        Identity(certificate=tls.client[0], private_key=tls.client[1]), authority, name=GATEWAY, now=now
-    )
+    server, client = certificates_of(tls)
+    issue_server_certificate(server, authority, names=doors.names, now=now)
+    issue_client_certificate(client, authority, name=GATEWAY, now=now)
     write_revocations(tls.revoked, authority, serials=(), now=now)
     if doors.broker:
         files = BrokerFiles(
@@ -87,6 +85,20 @@ def install_gateway(hospital: HospitalDirectory, doors: Doors, *, now: dt.dateti
     (hospital.root / UNIT_FILE).write_text(render_unit(hospital.config.name, place), encoding="utf-8")
     (hospital.root / COMPOSE_FILE).write_text(render_compose(doors, place), encoding="utf-8")
     replace_file(hospital.config_file, text.encode())
+
+
+def renew_certificates(hospital: HospitalDirectory, *, now: dt.datetime) -> None:
+    """Replace the gateway's own certificates and keys, for the names that they have; it shows them from its next start.
+
+    Raises `ConfigurationError` without a gateway, or where its authority has come to its end.
+    """
+    tls = tls_of(hospital)
+    server, client = certificates_of(tls)
+    names = x509.load_pem_x509_certificate(server.certificate.read_bytes()).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    issue_server_certificate(server, authority_of(tls), names=[str(name.value) for name in names.value], now=now)
+    issue_client_certificate(client, authority_of(tls), name=GATEWAY, now=now)
 
 
 def issue_device(hospital: HospitalDirectory, name: str, folder: Path, *, now: dt.datetime) -> bytes:
@@ -101,25 +113,39 @@ def issue_device(hospital: HospitalDirectory, name: str, folder: Path, *, now: d
 
 
 def remember_certificate(hospital: HospitalDirectory, name: str, certificate: Path) -> None:
-    """Keep a device's certificate, so that it can be revoked by its number; nothing where there is no authority."""
-    if hospital.config.gateway is not None and issued(tls_of(hospital)).is_dir():
-        replace_file(issued(tls_of(hospital)) / f"{name}.pem", certificate.read_bytes())
+    """Keep a device's certificate, so that it can be revoked by its number; nothing where there is no authority.
+
+    - one that it had before is kept among those that were replaced, which `list_revoked` revokes
+    """
+    if hospital.config.gateway is None or not issued(tls_of(hospital)).is_dir():
+        return
+    folder = issued(tls_of(hospital))
+    kept = folder / f"{name}.pem"
+    if kept.exists():
+        (folder / REPLACED).mkdir(mode=0o700, exist_ok=True)
+        kept.rename(folder / REPLACED / f"{_number_of(kept):x}.pem")
+    replace_file(kept, certificate.read_bytes())
 
 
 def list_revoked(hospital: HospitalDirectory, *, now: dt.datetime) -> bool:
-    """Write the authority's list of every revoked device's certificate; False where there is no authority.
+    """Write the authority's list of certificates that are revoked or replaced; False where there is no authority.
 
     The gateway itself goes by the registry, from the next message on; the list is for the broker, which reads it when
-    it is reloaded.
+    it is told to.
     """
     if hospital.config.gateway is None or not authority_of(tls_of(hospital)).private_key.exists():
         return False
     tls = tls_of(hospital)
     devices = read_registry(hospital.node / FILE).devices.values()
     files = [issued(tls) / f"{device.id}.pem" for device in devices if device.state == "revoked"]
-    serials = [x509.load_pem_x509_certificate(file.read_bytes()).serial_number for file in files if file.exists()]
+    files += sorted((issued(tls) / REPLACED).glob("*.pem"))
+    serials = [_number_of(file) for file in files if file.exists()]
     write_revocations(tls.revoked, authority_of(tls), serials=serials, now=now)
     return True
+
+
+def _number_of(certificate: Path) -> int:
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).serial_number
 
 
 def tls_of(hospital: HospitalDirectory) -> TlsFiles:
@@ -132,6 +158,12 @@ def tls_of(hospital: HospitalDirectory) -> TlsFiles:
 def authority_of(tls: TlsFiles) -> Identity:
     """Return the hospital's authority for devices."""
     return Identity(certificate=tls.authority, private_key=tls.folder / "ca.key")
+
+
+def certificates_of(tls: TlsFiles) -> tuple[Identity, Identity]:
+    """Return what the gateway shows to senders, and what it shows to a broker."""
+    (server, server_key), (client, client_key) = tls.server, tls.client
+    return Identity(certificate=server, private_key=server_key), Identity(certificate=client, private_key=client_key)
 
 
 def issued(tls: TlsFiles) -> Path:

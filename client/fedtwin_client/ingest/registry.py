@@ -124,6 +124,15 @@ def set_state(registry: Registry, name: str, state: State, *, file: Path | str =
     return Registry(devices=MappingProxyType({**registry.devices, name: replace(device, state=state)}))
 
 
+def set_identity(registry: Registry, name: str, identity: str, *, file: Path | str = "") -> Registry:
+    """Return the registry with a device known by another certificate or key. Raises `ConfigurationError`."""
+    device = registry.devices.get(name)
+    if device is None or device.state == "revoked":
+        raise ConfigurationError(file=file, field=name, expected="a registered device", found="none of this id")
+    others = Registry(devices={key: one for key, one in registry.devices.items() if key != name})
+    return add_device(others, replace(device, identity=identity), file=file)
+
+
 def forget_patients(registry: Registry, ids: Iterable[str]) -> Registry:
     """Return the registry with nobody of these ids among those whom a device may speak for."""
     gone = frozenset(ids)

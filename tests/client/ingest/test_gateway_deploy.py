@@ -8,12 +8,15 @@ import ssl
 import stat
 import subprocess
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # PyYAML ships no types
+from cryptography import x509
 
 from fedtwin_client.config import CONFIG_FILE, SiteConfig, read_directory
+from fedtwin_client.ingest.device import identity_of
 from fedtwin_client.ingest.installation import (
     COMPOSE_FILE,
     UNIT_FILE,
@@ -22,6 +25,7 @@ from fedtwin_client.ingest.installation import (
     render_tables,
     render_unit,
 )
+from fedtwin_client.ingest.registry import FILE, read_certificate, read_registry
 from fedtwin_client.ingest.tls_files import TlsFiles
 from fedtwin_shared.cli import main
 from fedtwin_shared.documents import check_document
@@ -79,6 +83,27 @@ def test_a_gateway_is_made_once_and_a_device_gets_a_certificate(tmp_path: Path) 
     assert {file.name for file in (tmp_path / "bed-1").iterdir()} == {"bed-1.pem", "bed-1.key", "ca.pem"}
     assert fedtwin(*add) == 2
     assert not list((hospital.root / "gateway" / "issued").glob("*.key"))
+    before = read_registry(hospital.node / FILE).devices["bed-1"]
+    assert fedtwin("device", "renew", hospital.root, "bed-1", "--issue", tmp_path / "renewed") == 0
+    after = read_registry(hospital.node / FILE).devices["bed-1"]
+    assert after == replace(before, identity=identity_of(read_certificate(tmp_path / "renewed" / "bed-1.pem")))
+    assert after.identity != before.identity
+    old, new = (
+        x509.load_pem_x509_certificate((tmp_path / where / "bed-1.pem").read_bytes()) for where in ("bed-1", "renewed")
+    )
+    listed = x509.load_pem_x509_crl(tls.revoked.read_bytes())
+    assert listed.get_revoked_certificate_by_serial_number(old.serial_number) is not None
+    assert listed.get_revoked_certificate_by_serial_number(new.serial_number) is None
+    assert fedtwin("device", "renew", hospital.root, "bed-2", "--issue", tmp_path / "other") == 2
+    assert not (tmp_path / "other").exists()
+    shown = tls.server[0].read_bytes()
+    assert fedtwin("gateway-renew", hospital.root) == 0
+    assert tls.server[0].read_bytes() != shown
+    names = x509.load_pem_x509_certificate(tls.server[0].read_bytes()).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert [str(name.value) for name in names.value] == ["ward.example.org", "10.1.2.3"]
+    assert tls.listening().verify_mode is ssl.CERT_REQUIRED
     if shutil.which("systemd-analyze"):
         verified = subprocess.run(
             ["systemd-analyze", "verify", hospital.root / UNIT_FILE], capture_output=True, check=False
@@ -108,7 +133,7 @@ def test_every_key_of_the_tables_is_explained() -> None:
 def test_the_guides_commands_exist_and_its_tables_are_whole() -> None:
     text = (DEPLOY / "GATEWAY.md").read_text()
     commands = re.findall(r"^fedtwin ((?:client )(?:device \w+|[\w-]+))", text, re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 9
     for command in commands:
         with pytest.raises(SystemExit) as ended:
             main([*command.split(), "--help"])
