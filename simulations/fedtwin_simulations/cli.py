@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fedtwin_shared.errors import EXIT_BAD_INPUT
+
 if TYPE_CHECKING:
     from fedtwin_simulations.campaign.specification import Campaign
     from fedtwin_simulations.experiment import OnProgress
@@ -95,6 +97,29 @@ def _run_campaign(campaign: Campaign, output: Path, *, workers: int, trial: str 
         trials = run_trials(campaign, output, workers=workers, on_progress=on_progress)
     Console().print(findings_table(campaign, write_findings(campaign, trials, output)))
     Console().print(f"report: {output / 'report.md'}", highlight=False)
+
+
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(help="a campaign with a [sweep], packaged or the path of a TOML file")],
+    case: Annotated[str, typer.Option(help="the case that is tuned")],
+    output: Annotated[Path | None, typer.Option(help="folder that keeps the trials; it goes on there")] = None,
+) -> None:
+    """Tune a case of a campaign on virtual patients whom it does not report; nobody's budget is touched."""
+    from fedtwin_simulations.campaign.specification import read_campaign
+
+    campaign = read_campaign(name)
+    try:
+        from fedtwin_simulations.campaign.sweep import run_sweep
+    except ModuleNotFoundError as err:
+        Console(stderr=True).print("sweeps need Optuna: pip install 'fedtwin[simulations-sweep]'", markup=False)
+        raise typer.Exit(EXIT_BAD_INPUT) from err
+    folder = output or Path(f"{Path(name).stem}-sweep")
+    with _end_on_signal(), _progress(f"{campaign.title}: {case}") as on_progress:
+        best = run_sweep(campaign, campaign.case(case), folder, on_progress=on_progress)
+    for path, value in best.values.items():
+        typer.echo(f"{path} = {value:.4g}")
+    typer.echo(f"{campaign.measures[0]} {best.figure:.4f} over {best.trials} trials")
 
 
 @app.command()

@@ -108,6 +108,28 @@ class Plot(Section):
     log: bool = False
 
 
+class Span(Section):
+    """Between what a number is looked for; log: evenly in its logarithm."""
+
+    low: Number
+    high: Number
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Span:
+        require(self.low < self.high, field="low", expected=f"below high, {self.high:g}", found=self.low)
+        require(not self.log or self.low > 0, field="low", expected="above 0 with log", found=self.low)
+        return self
+
+
+class Sweep(Section):
+    """What is tuned, and on whom. space: by path in the study, such as "training.learning_rate"."""
+
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1, strict=False)]
+    trials: Count
+    space: Annotated[dict[str, Span], Field(min_length=1)]
+
+
 class Campaign(Section):
     """A whole campaign. `study`: a study's tables without roster, participants and price."""
 
@@ -123,6 +145,7 @@ class Campaign(Section):
     cases: Annotated[tuple[Case, ...], Field(min_length=1, strict=False)]
     plot: Plot
     notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    sweep: Sweep | None = None
     study: dict[str, Any]
 
     @model_validator(mode="after")
@@ -131,6 +154,9 @@ class Campaign(Section):
         for place, name in enumerate(names):
             require(name not in names[:place], field=f"cases.{place}.name", expected="each once", found=repr(name))
         require(len(set(self.seeds)) == len(self.seeds), field="seeds", expected="each once", found=list(self.seeds))
+        tuned = set(self.sweep.seeds if self.sweep is not None else ()) & set(self.seeds)
+        words = "seeds that the campaign does not report"
+        require(not tuned, field="sweep.seeds", expected=words, found=sorted(tuned))
         return self
 
     @property
