@@ -1,22 +1,24 @@
 """Everything the store holds of one patient, as a FHIR R4 Bundle that they can take with them (right of access).
 
 A `collection` of one Patient, with the hospital's id as identifier, and an Observation for each row: LOINC code, UCUM
-quantity, instant, device and the device's own number of it. Written entry by entry, so a long stay needs no memory.
+quantity, instant, device and the device's own number of it; then, as a DocumentReference each, what was set aside and
+what was kept besides, in the words in which it was kept. Written entry by entry, so a long stay needs no memory.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from fedtwin_client.observation import SIGNAL_KEYS
 from fedtwin_client.observation_batch import NO_SEQUENCE, ObservationBatch, Quality
-from fedtwin_client.store.store import ObservationStore, StoreError
+from fedtwin_client.store.store import Entry, EntryKind, ObservationStore, StoreError
 from fedtwin_shared.signal import SIGNALS
 
 LOINC: Final = "http://loinc.org"
@@ -31,10 +33,11 @@ def export_patient(store: ObservationStore, patient: str, path: Path, *, now: da
     Raises `StoreError`, also when the file exists.
     """
     batch = store.read(patient)
+    entries = [entry for kind in EntryKind for entry in store.entries(kind, patient)] if patient else []
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(render_bundle(batch, patient, now=now))
+            file.writelines(render_bundle(batch, entries, patient, now=now))
             file.flush()
             os.fsync(file.fileno())
     except OSError as err:
@@ -42,15 +45,32 @@ def export_patient(store: ObservationStore, patient: str, path: Path, *, now: da
     return len(batch)
 
 
-def render_bundle(batch: ObservationBatch, patient: str, *, now: datetime) -> Iterator[str]:
-    """Yield the text of the bundle in pieces; `batch` is of that patient alone."""
+def render_bundle(batch: ObservationBatch, entries: Iterable[Entry], patient: str, *, now: datetime) -> Iterator[str]:
+    """Yield the text of the bundle in pieces; `batch` and `entries` are of that patient alone."""
     url = _new_url()
     start = {"resourceType": "Bundle", "type": "collection", "timestamp": _instant(now)}
     yield json.dumps(start)[:-1] + ', "entry": [\n'
     yield json.dumps({"fullUrl": url, "resource": {"resourceType": "Patient", "identifier": [{"value": patient}]}})
     for row in range(len(batch)):
         yield ",\n" + json.dumps({"fullUrl": _new_url(), "resource": _observation(batch, row, url)})
+    for entry in entries:
+        yield ",\n" + json.dumps({"fullUrl": _new_url(), "resource": _document(entry, url)})
     yield "\n]}\n"
+
+
+_WHAT: Final = {EntryKind.ASIDE: "readings that were set aside, with their reasons", EntryKind.RECORD: "a record"}
+
+
+def _document(entry: Entry, subject: str) -> dict[str, object]:
+    attachment = {"contentType": "text/plain; charset=utf-8", "data": base64.b64encode(entry.content).decode()}
+    return {
+        "resourceType": "DocumentReference",
+        "status": "current",
+        "type": {"text": _WHAT[entry.kind]},
+        "subject": {"reference": subject},
+        "date": _instant(_EPOCH + timedelta(milliseconds=entry.time)),
+        "content": [{"attachment": attachment}],
+    }
 
 
 def _observation(batch: ObservationBatch, row: int, subject: str) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import stat
 from datetime import UTC, datetime
@@ -13,9 +14,9 @@ from fhir.resources.R4B.bundle import Bundle
 from fedtwin_client.observation import SIGNAL_KEYS
 from fedtwin_client.store.block_store import open_store
 from fedtwin_client.store.export import export_patient
-from fedtwin_client.store.store import StoreError
+from fedtwin_client.store.store import EntryKind, StoreError
 from fedtwin_shared.signal import SIGNALS
-from tests.contracts.store_contract import START, Row, batch_of, stay
+from tests.contracts.store_contract import START, Row, batch_of, entry, stay
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -48,6 +49,21 @@ def test_every_signal_is_exported_as_a_valid_observation(tmp_path: Path) -> None
         assert resource["device"]["identifier"]["value"] == device
         assert ("identifier" in resource) == (sequence >= 0)
         assert ("note" in resource) == (quality > 0)
+
+
+def test_what_was_set_aside_and_what_was_kept_besides_is_exported_too(tmp_path: Path) -> None:
+    kept = [entry("Ada", b"[1]"), entry("Bo", b"not hers"), entry("Ada", "ä".encode(), kind=EntryKind.RECORD)]
+    with open_store(tmp_path / "store") as store:
+        store.append(batch_of(stay("Ada", count=1)), kept)
+        assert export_patient(store, "Ada", tmp_path / "ada.json", now=NOW) == 1
+    text = (tmp_path / "ada.json").read_text(encoding="utf-8")
+    Bundle.model_validate_json(text)
+    patient, _, *documents = json.loads(text)["entry"]
+    assert [base64.b64decode(one["resource"]["content"][0]["attachment"]["data"]) for one in documents] == [
+        b"[1]",
+        "ä".encode(),
+    ]
+    assert {one["resource"]["subject"]["reference"] for one in documents} == {patient["fullUrl"]}
 
 
 def test_an_export_is_its_owners_alone_and_never_over_another_file(tmp_path: Path) -> None:
