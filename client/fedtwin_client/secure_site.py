@@ -7,6 +7,7 @@ Design note: the terms come from the study that this hospital approved, the step
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -34,7 +35,7 @@ class AnswersOrders(Protocol):
 
 
 class SecureSite:
-    """One hospital in secure aggregations. One order at a time.
+    """One hospital in secure aggregations. One order at a time, from whichever thread.
 
     - whatever is refused is an answer that names the phase and whom it blames: no text, no count
     - the same order gets the same answer again: within a step from the store, within a set-up from memory
@@ -42,10 +43,15 @@ class SecureSite:
 
     def __init__(self, *, rounds: SecureRounds, find_setup: FindSetup, prepare_step: PrepareStep) -> None:
         self._rounds, self._find_setup, self._prepare_step = rounds, find_setup, prepare_step
+        self._one_at_a_time = threading.Lock()
         self._last: tuple[bytes, tuple[bytes, ...]] = b"", ()  # the last order of a set-up, and what it was answered
 
     def answer(self, data: bytes) -> bytes:
         """Return the answer to an order. An exception of the computation passes through; its instance is unused."""
+        with self._one_at_a_time:
+            return self._answer(data)
+
+    def _answer(self, data: bytes) -> bytes:
         try:
             order = decode_order(data)
         except VerificationError as err:

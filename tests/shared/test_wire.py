@@ -12,7 +12,15 @@ from hypothesis.extra import numpy as arrays_of
 
 from fedtwin_shared.errors import VerificationError
 from fedtwin_shared.signing import canonical_json
-from fedtwin_shared.wire import MAX_HEADER_BYTES, decode_arrays, encode_arrays, pack, unpack
+from fedtwin_shared.wire import (
+    MAX_HEADER_BYTES,
+    decode_arrays,
+    encode_arrays,
+    pack,
+    pack_bytes,
+    unpack,
+    unpack_bytes,
+)
 
 ARRAYS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.array([1.0], dtype=np.float32)}
 EMPTY = encode_arrays({})
@@ -134,3 +142,23 @@ def test_random_bytes_are_arrays_or_refused(data: bytes) -> None:
 def test_what_is_no_number_is_not_sent() -> None:
     with pytest.raises(TypeError):
         encode_arrays({"a": np.array(["name"])})
+
+
+def test_bytes_alone_are_unpacked_as_they_were() -> None:
+    assert unpack_bytes(pack_bytes(b"\x00\xff")) == b"\x00\xff"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        pack(b"envelope", {}),
+        RecordDict({"fedtwin": ConfigRecord({"bytes": "text"})}),
+        RecordDict({"fedtwin": ConfigRecord({"bytes": b"", "more": 1})}),
+        RecordDict({"fedtwin": ConfigRecord({"bytes": b""}), "more": ConfigRecord()}),
+        RecordDict({"fedtwin": MetricRecord({"bytes": 1})}),
+    ],
+)
+def test_anything_else_than_bytes_alone_is_refused(content: RecordDict) -> None:
+    with pytest.raises(VerificationError):
+        unpack_bytes(content)
