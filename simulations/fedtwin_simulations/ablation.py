@@ -47,6 +47,7 @@ CHOICE: Final[Mapping[Dataset, Partition]] = {
     "eicu": Partition(rule="folds", folds=5, seeds=(0, 1, 2, 3)),
     "physionet2012": Partition(rule="folds", folds=5, seeds=(0, 20, 21)),
     "virtual": Partition(rule="hash", seeds=(100, 101, 102)),
+    "virtual-large": Partition(rule="hash", seeds=(100, 101, 102)),
 }
 START_STEPS, START_RATE, START_DECAY = 300, 1.0, 0.01  # of training on virtual patients, without privacy
 

@@ -31,7 +31,7 @@ from fedtwin_shared.roster import Name, Roster
 from fedtwin_shared.study import Study
 from fedtwin_simulations.results import Method
 
-Dataset = Literal["virtual", "heart", "eicu", "physionet2012"]
+Dataset = Literal["virtual", "virtual-large", "heart", "eicu", "physionet2012"]
 Metric = Literal["auroc", "auprc", "accuracy", "brier", "calibration_error", "event1"]
 Figure = Literal["overall", "site_mean"]
 
