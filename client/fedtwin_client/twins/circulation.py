@@ -6,6 +6,7 @@
     ln systolic = ln mean pressure + pulse;   pulse grows with stroke volume (windkessel: Frank 1899)
 The reflex of the vessels is in `resistance`, slowly; an arm of it that reads the pressure of the moment would break the
 cascade, and at one reading in minutes nobody could tell the two apart.
+Sizes of noise were chosen by the likelihood of forecasts on virtual patients of seeds that no figure is of.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ FAST, SLOW = 1 / 20, 1 / 60  # 1/min
 REFLEX_GAIN: Final = 0.5  # share by which heart rate rises for a share by which pressure falls
 STIFFNESS: Final = 0.3  # of the pulse for stroke volume, both in logarithms
 DAY: Final = 1440.0
+HOURS: Final = 120.0  # within which pain, fever and work move the heart's set point
 
 
 def _pressure(signal: str, noise: float, *, systolic: bool) -> Channel:
@@ -43,12 +45,12 @@ def _pressure(signal: str, noise: float, *, systolic: bool) -> Channel:
 CIRCULATION = Block(
     name="circulation",
     states=(
-        State(name="heart", rate=FAST, home=0.0, noise=0.05, prior=0.2, low=2, high=6),
-        State(name="stroke", rate=SLOW, home=0.0, noise=0.05, prior=0.1, low=-3, high=3),
-        State(name="resistance", rate=SLOW, home=0.0, noise=0.06, prior=0.2, low=-5, high=5),
+        State(name="heart", rate=FAST, home=0.0, noise=0.1, prior=0.2, low=2, high=6),
+        State(name="stroke", rate=SLOW, home=0.0, noise=0.11, prior=0.11, low=-3, high=3),
+        State(name="resistance", rate=SLOW, home=0.0, noise=0.02, prior=0.1, low=-5, high=5),
         State(name="pulse", rate=1 / DAY, home=PULSE, noise=0.08, prior=0.1, low=0, high=1.5),
-        State(name="own_rate", rate=1 / (2 * DAY), home=HEART, noise=0.2, prior=0.2, low=3, high=5.5),
-        State(name="own_pressure", rate=1 / (2 * DAY), home=PRESSURE, noise=0.15, prior=0.15, low=3, high=5.5),
+        State(name="own_rate", rate=1 / HOURS, home=HEART, noise=0.25, prior=0.25, low=3, high=5.5),
+        State(name="own_pressure", rate=1 / (2 * DAY), home=PRESSURE, noise=0.1, prior=0.1, low=3, high=5.5),
     ),
     inputs=(),
     terms=(

@@ -41,10 +41,10 @@ IMPAIRMENT: Final = 0.2  # usual: 82 mmHg and a saturation of 95 to 96 % in air
 RESPIRATION = Block(
     name="respiration",
     states=(
-        State(name="breath", rate=SLOW, home=0.0, noise=0.08, prior=0.25, low=0.7, high=4.4),
-        State(name="oxygen", rate=FAST, home=0.0, noise=0.05, prior=0.3, low=2.3, high=6.5),
-        State(name="impairment", rate=1 / (DAY / 2), home=IMPAIRMENT, noise=0.25, prior=0.25, low=-0.3, high=2.5),
-        State(name="own_breath", rate=1 / (2 * DAY), home=math.log(17.0), noise=0.2, prior=0.2, low=1.5, high=4),
+        State(name="breath", rate=SLOW, home=0.0, noise=0.05, prior=0.25, low=0.7, high=4.4),
+        State(name="oxygen", rate=FAST, home=0.0, noise=0.135, prior=0.3, low=2.3, high=6.5),
+        State(name="impairment", rate=1 / (DAY / 3), home=IMPAIRMENT, noise=0.22, prior=0.22, low=-0.3, high=2.5),
+        State(name="own_breath", rate=1 / (3 * DAY), home=math.log(17.0), noise=0.15, prior=0.15, low=1.5, high=4),
         State(name="dead_space", rate=1 / DAY, home=0.0, noise=0.15, prior=0.15, low=-1, high=1.5),
     ),
     inputs=(Input(name=INSPIRED, rate=0.0, home=AIR),),
