@@ -47,6 +47,7 @@ from fedtwin_shared.durable import replace_file, take_lock
 from fedtwin_shared.errors import ConfigurationError, FedtwinError
 
 THREADS: Final = 16  # messages of so many senders are judged and kept together
+CONNECTIONS: Final = 1000  # of FHIR senders at once; who comes beyond is told 503
 STATE_SECONDS: Final = 1.0
 RETENTION_SECONDS: Final = 3600.0
 DAY: Final = 86_400_000  # milliseconds
@@ -223,6 +224,7 @@ async def _serving_http(app: Starlette, door: socket.socket, tls: TlsFiles) -> A
         access_log=False,
         lifespan="off",
         server_header=False,
+        limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=int(STOP_SECONDS),
     )
     server = _Quiet(configuration)

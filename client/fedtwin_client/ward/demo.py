@@ -31,7 +31,7 @@ LANES: Final = 4  # connections of the HL7 engine, and of the record system
 READY_SECONDS: Final = 40.0
 PATIENCE: Final = 90.0  # seconds after which what is not acknowledged is given up
 STEP_SECONDS: Final = 0.1
-SETTLE_SECONDS: Final = 2.5  # until the broker has written its file anew
+SETTLE_SECONDS: Final = 1.8  # until the broker, which does it every second, has written its file anew
 
 Say = Callable[[str], None]
 
