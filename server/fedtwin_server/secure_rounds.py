@@ -79,8 +79,8 @@ class SecureCoordinator:
     run: str
     exchange: Exchange
     draw_number: Callable[[], int] = field(default=lambda: secrets.randbelow(2**53 - 1) + 1)
-    _members: Members | None = None
-    _used: int = 0
+    _members: Members | None = field(default=None, init=False)
+    _used: int = field(default=0, init=False)
 
     def aggregate(self, *, make_step: Callable[[int], Step], plan: bytes, model: bytes) -> Aggregate:
         """Return the sum of one step over all sites that are left; `make_step` makes it of an instance's number."""

@@ -56,19 +56,19 @@ def assign_groups(
     return tuple(tuple(sorted(drawn[place::count])) for place in range(count))
 
 
-def group_terms(
-    terms: Terms, group: Sequence[str], *, dropouts: int, colluders: int, smallest: int, number: int
-) -> Terms:
-    """Return the terms of one group, all of whose d and c may be in it.
+def group_terms(terms: Terms, group: Sequence[str], *, dropouts: int, colluders: int, smallest: int) -> Terms:
+    """Return the terms of one group, in which all d and all c of the consortium may be.
 
-    number: of the groups, for the bound on sums. `ValueError` unless g >= d + c + 3 and g >= `smallest`, the policy's
-    least number of sites in a sum: the group is never made smaller for robustness.
+    `ValueError` unless g >= d + c + 3 and g >= `smallest`, the policy's least number of sites in a sum: a group is
+    never made smaller for robustness.
+
+    - each of its sites adds `share_noise` of these terms, σ / √(g - d - c)
     """
     fewest = max(dropouts + colluders + FEWEST_HONEST, smallest)
     if len(group) < fewest:
         raise ValueError(
             f"expected groups of at least {fewest} sites ({dropouts} dropouts + {colluders} colluders + "
-            f"{FEWEST_HONEST}, and the policy's {smallest}), found {len(group)} in one of {number}"
+            f"{FEWEST_HONEST}, and the policy's {smallest}), found {len(group)}"
         )
     members = tuple((name, key) for name, key in terms.members if name in set(group))
     return Terms(

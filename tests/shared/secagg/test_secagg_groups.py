@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedtwin_shared.secagg.groups import assign_groups, clean_share, commit_nonce, group_terms
 from fedtwin_shared.secagg.message import ProtocolError
-from fedtwin_shared.secagg.terms import honest_sites
+from fedtwin_shared.secagg.terms import honest_sites, share_noise
 from tests.shared.secagg.assembly import make_terms, site_names
 
 CONTEXT = "0" * 64
@@ -37,14 +37,13 @@ def test_any_ones_number_changes_the_groups_and_places_are_even() -> None:
     commitments, nonces = draw(12)
     together = Counter[tuple[str, ...]]()
     partners = Counter[str]()
-    for place in range(200):
+    for _ in range(200):
         own = os.urandom(32)
         changed = {**nonces, "site-005": own}
         committed = {**commitments, "site-005": commit_nonce(own, context=CONTEXT, site="site-005")}
         groups = assign_groups(committed, changed, context=CONTEXT, size=4)
         together[groups[0]] += 1
         partners.update(next(group for group in groups if "site-000" in group))
-        assert place < 200
     assert len(together) > 100
     # Each of 11 others shares a group with the first site 3 times in 11: six standard deviations of a binomial.
     for name in site_names(12)[1:]:
@@ -69,14 +68,15 @@ def test_a_number_that_is_not_shown_or_is_another_names_its_site() -> None:
 
 def test_a_groups_terms_hold_with_every_dropout_and_colluder_in_it() -> None:
     terms = make_terms(12)
-    found = group_terms(terms, site_names(7), dropouts=1, colluders=2, smallest=5, number=2)
+    found = group_terms(terms, site_names(7), dropouts=1, colluders=2, smallest=5)
     assert found.names == tuple(site_names(7))
     assert (found.threshold, found.dropouts, found.colluders) == (5, 1, 2)
     assert honest_sites(found) == 4
+    assert share_noise(1.0, found) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="at least 6 sites"):
-        group_terms(terms, site_names(5), dropouts=1, colluders=2, smallest=3, number=2)
+        group_terms(terms, site_names(5), dropouts=1, colluders=2, smallest=3)
     with pytest.raises(ValueError, match="at least 8 sites"):
-        group_terms(terms, site_names(7), dropouts=1, colluders=2, smallest=8, number=1)
+        group_terms(terms, site_names(7), dropouts=1, colluders=2, smallest=8)
 
 
 def test_few_groups_are_clean() -> None:
