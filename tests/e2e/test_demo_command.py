@@ -85,6 +85,9 @@ def check_bundle(demo: Path) -> None:
     ledgers = json.loads(found.stdout)["ledgers"]
     assert set(ledgers) == set(SITES)
     assert all(len(ledger["cosigned"]) == 3 for ledger in ledgers.values())
+    (report,) = (demo / "coordinator" / "runs").glob("*/release/report.json")
+    proof = json.loads(report.read_text(encoding="utf-8"))["proof"]
+    assert (proof["asked"], proof["required"]) == (True, 3)
     bundle = read_audit_bundle((demo / BUNDLE).read_bytes())
     kinds = {site: [parse_entry(entry) for entry in log.entries] for site, log in bundle.logs.items()}
     (refusal,) = (entry for entry in kinds[SITES[0]] if isinstance(entry, Refusal))
