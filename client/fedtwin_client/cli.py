@@ -24,6 +24,7 @@ from fedtwin_client import (
     study_cli,
 )
 from fedtwin_client.ingest import device_cli
+from fedtwin_client.monitoring import watch_cli
 
 if TYPE_CHECKING:
     from fedtwin_client.hospital_ledger import Lifetime
@@ -39,6 +40,7 @@ app.command()(store_cli.export)
 app.command()(gateway_cli.gateway)
 app.command()(gateway_cli.gateway_init)
 app.command()(gateway_cli.gateway_renew)
+app.command()(watch_cli.watch)
 app.command()(demo_cli.demo)
 app.command()(study_cli.review)
 app.command()(study_cli.approve)

@@ -8,11 +8,15 @@ from typing import Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from fedtwin_shared.signal import SIGNALS
-
 BARS: Final = "▁▂▃▄▅▆▇█"
 STYLES: Final = {"high": "bold red", "medium": "yellow", "low": "cyan", "": ""}
-COLUMNS: Final = ("heart_rate", "mean_pressure", "pulse_oximetry", "respiratory_rate", "temperature")
+COLUMNS: Final = {
+    "heart_rate": "pulse",
+    "mean_pressure": "pressure",
+    "pulse_oximetry": "SpO2",
+    "respiratory_rate": "breaths",
+    "temperature": "°C",
+}
 
 
 def draw_spark(values: Sequence[float]) -> str:
@@ -34,8 +38,11 @@ def render_board(board: Mapping[str, Any], history: Mapping[tuple[str, str], Seq
 
     history: (patient, signal) -> values.
     """
-    table = Table(title=f"{len(board['lines'])} patients", expand=True)
-    for heading in ("patient", "priority", "why", *(SIGNALS[signal].name for signal in COLUMNS)):
+    table = Table(title=f"patients: {len(board['lines'])}", expand=True)
+    for heading in ("patient", "priority"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("why", overflow="fold", min_width=24)
+    for heading in COLUMNS.values():
         table.add_column(heading, overflow="fold")
     for line in board["lines"]:
         readings = {reading["signal"]: reading for reading in line["readings"]}

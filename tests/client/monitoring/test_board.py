@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from fedtwin_client.ingest.feed import Feed
 from fedtwin_client.monitoring.board import FRESH, WardWatch
 from fedtwin_client.monitoring.board_api import board_served, make_api
 from fedtwin_client.monitoring.board_view import draw_spark, render_board
+from fedtwin_client.monitoring.watch_cli import ask_board
 from fedtwin_client.observation import SIGNAL_KEYS
 from fedtwin_client.observation_batch import ObservationBatch, make_batch
+from fedtwin_shared.cli import main
+from fedtwin_shared.errors import EXIT_BAD_INPUT, FedtwinError
 
 MINUTE = 60_000
 START = 1_700_000_000_000
@@ -139,3 +143,30 @@ def test_the_board_is_a_table_with_sparklines(ward: tuple[WardWatch, Clock, str]
     assert "\x1b" not in shown
     assert draw_spark([5, 5]) == "▁▁"
     assert draw_spark([]) == ""
+
+
+def test_the_board_is_watched_from_a_terminal(
+    ward: tuple[WardWatch, Clock, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, url = ward
+    token = tmp_path / "board.token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+
+    def watch() -> object:
+        with pytest.raises(SystemExit) as ended:
+            main(["client", "watch", "--url", url, "--token-file", str(token), "--once"])
+        return ended.value.code
+
+    assert watch() == 0
+    assert "high" in capsys.readouterr().out
+    token.chmod(0o644)
+    assert watch() == EXIT_BAD_INPUT
+    assert "only its owner" in " ".join(capsys.readouterr().err.split())
+    token.unlink()
+    assert watch() == EXIT_BAD_INPUT
+    assert "the board's token" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(FedtwinError, match="401"):
+        ask_board(url, "another")
+    with pytest.raises(FedtwinError, match="http"):
+        ask_board("file:///etc", TOKEN)
