@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="the hospital's own directory")]
 
 
-def gateway(directory: Directory) -> None:
-    """Take in what devices and feeds send, apart from training, until SIGTERM."""
+def gateway(
+    directory: Directory,
+    board: Annotated[int, typer.Option(metavar="PORT", help="of the ward's board, on loopback; 0: none")] = 0,
+) -> None:
+    """Take in what devices and feeds send, apart from training, until SIGTERM; with a board, twins watch it."""
     import logging
 
     from fedtwin_client.config import read_directory
@@ -28,7 +31,18 @@ def gateway(directory: Directory) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     hospital = read_directory(directory)
     typer.echo(f"{hospital.config.name}: gateway, until it is told to stop; its counts: {hospital.gateway_state}")
-    run_gateway(hospital)
+    if not board:
+        run_gateway(hospital)
+        return
+    import time
+
+    from fedtwin_client.monitoring.board import WardWatch
+    from fedtwin_client.monitoring.board_api import board_served, keep_token
+
+    # Nothing of an earlier run is known to the board yet: twins begin with what arrives from now on.
+    watch = WardWatch(clock=lambda: time.time_ns() // 1_000_000)
+    with board_served(watch, token=keep_token(hospital.root / "board.token"), port=board):
+        run_gateway(hospital, subscribers=[watch])
 
 
 def gateway_init(

@@ -9,10 +9,12 @@ GET /v1/cds-services     discovery of CDS Hooks
 from __future__ import annotations
 
 import hmac
+import secrets
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Final
 
 import uvicorn
@@ -21,6 +23,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from fedtwin_client.monitoring.board import Board, Page, WardWatch
 from fedtwin_client.monitoring.cds_hooks import list_services
+from fedtwin_shared.durable import create_file
 
 SHORTEST_TOKEN: Final = 32
 LOOPBACK: Final = "127.0.0.1"
@@ -61,6 +64,13 @@ def make_api(watch: WardWatch, *, token: str) -> FastAPI:
         return list_services()
 
     return api
+
+
+def keep_token(file: Path) -> str:
+    """Return the token in `file`, which its owner alone may read; a new one where there is no file yet."""
+    if not file.exists():
+        create_file(file, secrets.token_urlsafe(SHORTEST_TOKEN).encode())
+    return file.read_text(encoding="ascii").strip()
 
 
 @contextmanager
