@@ -11,7 +11,9 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -34,27 +36,32 @@ from fedtwin_shared.flower_environment import flower_environment
 from fedtwin_shared.secagg.message import MESSAGE_TYPE
 from fedtwin_shared.secagg.terms import Setup, Step, Terms, smallest_threshold
 from fedtwin_shared.signing import create_signing_key, digest, format_public_key, load_signing_key, sign_envelope
-from fedtwin_shared.supervision import Command, end_with_parent, stop_on_signals, wait_until
+from fedtwin_shared.supervision import Command, Supervisor, end_with_parent, stop_on_signals, wait_until
 from fedtwin_simulations.deployment import DeploymentError, free_ports, supervised
 from fedtwin_simulations.stock_baseline import make_certificates
 
 BUNDLE: Final = Path(__file__).with_name("secure_flower")
 CONSORTIUM: Final = "consortium.json"
 STUDY, RUN, PLAN = digest(b"benchmark"), "0" * 32, b"plan"
-PATIENCE_SECONDS: Final = 60.0
 READY_SECONDS: Final = 180.0
 ROUND_SECONDS: Final = 60.0
 
 
-def time_superlink_rounds(folder: Path, *, sites: int, length: int, rounds: int) -> list[float]:
+def time_superlink_rounds(
+    folder: Path, *, sites: int, length: int, rounds: int, patience_seconds: float = 60.0, kill: str = ""
+) -> list[float]:
     """Return seconds of every step over `sites` sites after the first, which has the set-up.
+
+    kill: a site whose processes are killed when the first step is over, in the middle of the second.
 
     Raises `DeploymentError` for a wrong sum, and when the run ends early or takes too long.
 
     - when it returns or raises, none of its processes runs
     """
     folder.mkdir(parents=True)
-    names = write_consortium(folder, sites=sites, length=length, instances=rounds + 1)
+    names = write_consortium(
+        folder, sites=sites, length=length, instances=rounds + 1, patience_seconds=patience_seconds
+    )
     authority, server = make_certificates(folder)
     port, *runtime_ports = free_ports(1 + sites)
     secret = folder / "executor.secret"
@@ -76,17 +83,26 @@ def time_superlink_rounds(folder: Path, *, sites: int, length: int, rounds: int)
             (folder / f"{name}.pub").write_text(public + "\n", encoding="utf-8")
             register_node(control, folder / f"{name}.pub")
             commands += site_commands(folder, name, settings, runtime)
-        with supervised(commands):
+        with supervised(commands) as processes:
             wait_until(
                 lambda: sum(node.online for node in list_nodes(control)) == sites,
                 what="sites",
                 deadline_seconds=READY_SECONDS,
                 interval_seconds=1.0,
             )
-            return _run(control, folder, rounds=rounds)
+            return _run(control, folder, rounds=rounds, after_first=lambda: kill_site(processes, kill))
 
 
-def write_consortium(folder: Path, *, sites: int, length: int, instances: int) -> list[str]:
+def kill_site(processes: Supervisor, name: str) -> None:
+    """Kill both processes of a site; without a name, nobody's."""
+    for child in processes.status():
+        if name and child.name.startswith(f"{name}-") and child.process_id is not None:
+            os.kill(child.process_id, signal.SIGKILL)
+
+
+def write_consortium(
+    folder: Path, *, sites: int, length: int, instances: int, patience_seconds: float = 60.0
+) -> list[str]:
     """Write every site's signing key and the terms that all share; the sites' names."""
     names = [f"site-{number:02d}" for number in range(sites)]
     keys = {name: create_signing_key(folder / f"{name}.key") for name in names}
@@ -100,7 +116,7 @@ def write_consortium(folder: Path, *, sites: int, length: int, instances: int) -
         "instances": instances,
         "largest": 2**41,
     }
-    document = {"terms": terms, "length": length}
+    document = {"terms": terms, "length": length, "patience_seconds": patience_seconds}
     (folder / CONSORTIUM).write_text(json.dumps(document), encoding="utf-8")
     return names
 
@@ -110,6 +126,11 @@ def read_consortium(folder: Path) -> tuple[Terms, int]:
     document = json.loads((folder / CONSORTIUM).read_text(encoding="utf-8"))
     members = tuple((name, key) for name, key in document["terms"].pop("members"))
     return Terms(members=members, **document["terms"]), int(document["length"])
+
+
+def read_patience(folder: Path) -> float:
+    """Return for how many seconds a step waits for a site that does not answer."""
+    return float(json.loads((folder / CONSORTIUM).read_text(encoding="utf-8"))["patience_seconds"])
 
 
 def make_vector(name: str, length: int) -> npt.NDArray[np.int64]:
@@ -190,19 +211,22 @@ def run_site(folder: Path, name: str, runtime_port: int) -> None:
         )
 
 
-def _run(control: Control, folder: Path, *, rounds: int) -> list[float]:
+def _run(control: Control, folder: Path, *, rounds: int, after_first: Callable[[], None]) -> list[float]:
     times = folder / "times"
     times.touch()
     config = {"consortium": str(folder), "rounds": str(rounds), "times": str(times)}
     run = submit_run(control, BUNDLE, config)
-    deadline = time.monotonic() + READY_SECONDS + ROUND_SECONDS * rounds
+    deadline, waiting_for_first = time.monotonic() + READY_SECONDS + ROUND_SECONDS * rounds, True
     while len(lines := times.read_text(encoding="utf-8").split()) <= rounds:
         ended = run_status(control, run)
         if ended.finished and len(times.read_text(encoding="utf-8").split()) <= rounds:
             raise DeploymentError(field="run", expected=f"{rounds + 1} steps", found=f"{len(lines)}: {ended.details}")
         if not time.monotonic() < deadline:
             raise DeploymentError(field="run", expected="its steps in time", found=f"{len(lines)}")
-        time.sleep(2.0)
+        if lines and waiting_for_first:
+            after_first()
+            waiting_for_first = False
+        time.sleep(0.5)
     if "wrong" in lines:
         raise DeploymentError(field="run", expected="exact sums", found="a wrong one")
     return [after - before for before, after in itertools.pairwise(map(float, lines))]

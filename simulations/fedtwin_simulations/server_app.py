@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedtwin_server.secagg_workflow import FlowerExchange
-from fedtwin_simulations.secure_superlink import PATIENCE_SECONDS, conduct
+from fedtwin_simulations.secure_superlink import conduct, read_patience
 
 app = ServerApp()
 unused = ClientApp()  # Flower wants a name for it; sites run their own executor with their own app
@@ -25,5 +25,7 @@ def main(grid: Grid, context: Context) -> None:
         with Path(config["times"]).open("a", encoding="utf-8") as file:
             file.write(f"{time.monotonic() if right else 'wrong'}\n")
 
-    exchange = FlowerExchange(grid, patience_seconds=PATIENCE_SECONDS, deadline_seconds=3 * PATIENCE_SECONDS)
-    conduct(Path(config["consortium"]), exchange, rounds=int(config["rounds"]), note=note)
+    folder = Path(config["consortium"])
+    patience = read_patience(folder)
+    exchange = FlowerExchange(grid, patience_seconds=patience, deadline_seconds=10 * patience)
+    conduct(folder, exchange, rounds=int(config["rounds"]), note=note)

@@ -34,3 +34,13 @@ def test_the_bundle_holds_no_code() -> None:
 @pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="twelve processes for a minute: make soak")
 def test_sums_are_exact_on_a_real_superlink(tmp_path: Path) -> None:
     assert len(time_superlink_rounds(tmp_path / "link", sites=4, length=2000, rounds=2)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="twelve processes for minutes: make soak")
+def test_a_site_that_is_killed_in_a_step_leaves_the_exact_sum_of_the_others(tmp_path: Path) -> None:
+    # Every sum is checked against its own survivors' vectors; the steps after the kill wait out their patience.
+    folder = tmp_path / "link"
+    times = time_superlink_rounds(folder, sites=4, length=2000, rounds=3, patience_seconds=20.0, kill="site-02")
+    assert len(times) == 3
+    assert max(times) > 20.0
