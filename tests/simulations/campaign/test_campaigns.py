@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from fedtwin_client.cohort import Cohort
 from fedtwin_shared.errors import ConfigurationError
@@ -20,6 +21,7 @@ from fedtwin_simulations.campaign.learning import draft, run_learning
 from fedtwin_simulations.campaign.specification import Campaign, Case, list_campaigns, read_campaign
 from fedtwin_simulations.campaign.trials import TrialError, parse_trial, run_one, run_trials
 from fedtwin_simulations.campaign.world import deal_by_label, make_world
+from fedtwin_simulations.cli import app
 from fedtwin_simulations.scores import Scored
 from tests.simulations.laboratory import study_document
 
@@ -219,6 +221,17 @@ def test_every_patient_of_a_batch_of_four_is_read_out_without_privacy_and_none_w
     assert without["figures"]["recovered"] == 1.0
     assert private["figures"]["recovered"] == 0.0
     assert private["figures"]["reconstruction_error"] > 20 * without["figures"]["reconstruction_error"]
+
+
+def test_one_trial_of_a_campaign_runs_from_the_command_line(tmp_path: Path) -> None:
+    output = tmp_path / "inversion"
+    arguments = ["experiment", "gradient-inversion", "--output", str(output), "--trial"]
+    done = CliRunner().invoke(app, [*arguments, "no privacy, batch 4@3"])
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[0] == "recovered 1"
+    assert [file.name for file in (output / "trials").iterdir()] == ["no privacy, batch 4@3.json"]
+    with pytest.raises(ConfigurationError, match="CASE@SEED"):
+        CliRunner().invoke(app, [*arguments, "batch 4"], catch_exceptions=False)
 
 
 def test_a_threshold_on_the_loss_tells_nothing_where_losses_are_alike() -> None:
