@@ -67,16 +67,13 @@ OTHER_CHANCE = re.compile(
 )
 
 
-MADE_UP = {"ward"}  # the demonstration ward's patients: nobody's
-
-
 def test_nothing_at_a_hospital_draws_from_a_generator_that_can_be_wound_back() -> None:
     assert OTHER_CHANCE.search("torch.randn(3)")
     found = [
         f"{file.name}: {line}"
         for file in Path(inspect.getfile(KeyStream)).parent.rglob("*.py")
         for line in file.read_text(encoding="utf-8").splitlines()
-        if OTHER_CHANCE.search(line) and file.parent.name not in MADE_UP
+        if OTHER_CHANCE.search(line)
     ]
     assert found == []
 

@@ -18,7 +18,8 @@ from fedtwin_shared.signal import SIGNALS
 
 VITAL_SIGNS: Final = ("heart_rate", "respiratory_rate", "pulse_oximetry", "temperature", "cuff_systolic", "cuff_mean")
 MINUTE: Final = 60_000  # milliseconds
-_STEADINESS: Final = 0.95  # of one minute to the next, in the made-up series
+# Of the made-up series: periods in minutes, and the step of phases that fills the circle evenly (the golden section).
+_SLOW, _FAST, _GOLDEN = 97.0, 11.3, 0.618033988749895
 
 # Names in the set of PhysioNet's challenge of 2012 (https://physionet.org/content/challenge-2012/1.0.0/).
 _PHYSIONET: Final = {
@@ -59,19 +60,19 @@ class Stay:
 
 
 def make_stays(patients: int, *, minutes: int, seed: int) -> list[Stay]:
-    """Return made-up stays: every vital sign once a minute, wandering about its usual value, inside its range."""
-    chance = np.random.default_rng(seed)
+    """Return made-up stays: every vital sign once a minute, wandering about its usual value, inside its range.
+
+    Two waves for each signal, whose phases no two patients share: a formula, so that nothing here draws a number.
+    """
     signals = [SIGNALS[key] for key in VITAL_SIGNS]
     mean, sd = np.array([one.mean for one in signals]), np.array([one.sd for one in signals])
     low, high = np.array([one.low for one in signals]), np.array([one.high for one in signals])
+    time, place = np.arange(minutes)[:, None], np.arange(len(signals))
     stays = []
     for number in range(patients):
-        steps = chance.normal(0, np.sqrt(1 - _STEADINESS**2), (minutes, len(signals)))
-        level = chance.normal(0, 1, len(signals))
-        values = np.empty((minutes, len(signals)))
-        for minute in range(minutes):
-            level = _STEADINESS * level + steps[minute]
-            values[minute] = np.clip(mean + sd * level, low, high)
+        phase = 2 * np.pi * ((seed + number * len(signals) + place) * _GOLDEN % 1)
+        level = np.sin(2 * np.pi * time / _SLOW + phase) + 0.3 * np.sin(2 * np.pi * time / _FAST + 7 * phase)
+        values = np.clip(mean + sd * level, low, high)
         stays.append(
             Stay(
                 patient=f"ward-patient-{number:04d}",
