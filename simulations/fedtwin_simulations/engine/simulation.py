@@ -22,7 +22,7 @@ from fedtwin_server.errors import RunError
 from fedtwin_server.rounds import RunState, start_run
 from fedtwin_server.run_store import CHECKPOINT, FileRunStore, MemoryRunStore, RunStore
 from fedtwin_server.server_app import Run, make_server_app
-from fedtwin_shared.documents import sign_study, verify_study
+from fedtwin_shared.documents import SignedStudy, sign_study, verify_study
 from fedtwin_shared.models import Parameters
 from fedtwin_shared.round import RoundPlan
 from fedtwin_shared.signing import format_public_key
@@ -76,10 +76,7 @@ def simulate(
     study, consortium = ground.study, ground.consortium
     check_memory(foresee_memory(study, ground.data, together=ground.together, workers=workers))
     logging.getLogger("flwr").setLevel(logging.ERROR)  # it says at every round how many replies came
-    signed = verify_study(
-        sign_study(study, consortium.roster, consortium.coordinator),
-        coordinator=format_public_key(consortium.coordinator.public_key()),
-    )
+    signed = sign_ground(ground)
     clock, sites = VirtualClock(), ground.data.sites
     with ExitStack() as stack:
         store = _Followed(_open_store(ground, folder), study.training.rounds, on_round)
@@ -101,8 +98,22 @@ def simulate(
     return Simulated(state=store.state, spent=spent, waited_seconds=clock())
 
 
+def sign_ground(ground: Ground) -> SignedStudy:
+    """Return the study as its coordinator signs it."""
+    consortium = ground.consortium
+    return verify_study(
+        sign_study(ground.study, consortium.roster, consortium.coordinator),
+        coordinator=format_public_key(consortium.coordinator.public_key()),
+    )
+
+
+def start_ground(ground: Ground) -> RunState:
+    """Return the state in which a run begins; its id follows from the seed."""
+    return start_run(ground.study, run=hashlib.sha256(f"run {ground.seed}".encode()).hexdigest()[:32])
+
+
 def _open_store(ground: Ground, folder: Path | None) -> RunStore:
-    state = start_run(ground.study, run=hashlib.sha256(f"run {ground.seed}".encode()).hexdigest()[:32])
+    state = start_ground(ground)
     if folder is None:
         return MemoryRunStore(state)
     store = FileRunStore(folder)

@@ -23,7 +23,7 @@ from fedtwin_client.studies import ApprovedStudy
 from fedtwin_client.training import train
 from fedtwin_client.training.engine import make_patient_gradients
 from fedtwin_shared.models import Parameters, initialise, input_features, parameter_shapes
-from fedtwin_shared.round import Task
+from fedtwin_shared.round import RoundPlan, Task
 from fedtwin_shared.signing import format_public_key
 from fedtwin_shared.study import Participant, Study
 from fedtwin_simulations.consortium import Consortium
@@ -84,13 +84,8 @@ class SiteTasks:
         """
         if not tasks:
             return []
-        plan = read_plan(read_envelope(tasks[0].message))
-        study, replies = self._ground.study, list[bytes | Exception]()
-        evaluated = (*study.evaluation.rounds, study.training.rounds)
-        self._asked = {
-            "train": max(0, plan.round - 1),
-            "evaluate": evaluated.index(plan.round) if plan.round in evaluated else 0,
-        }
+        plan, replies = read_plan(read_envelope(tasks[0].message)), list[bytes | Exception]()
+        self._asked = count_asked(self._ground.study, plan)
         size = self._ground.together if plan.task is Task.TRAIN else 1
         for start in range(0, len(tasks), size):
             group = tasks[start : start + size]
@@ -145,6 +140,15 @@ class SiteTasks:
             examples=self._read(study, site).train,
             stream=self._randomness(site).stream("train"),
         )
+
+
+def count_asked(study: Study, plan: RoundPlan) -> dict[str, int]:
+    """Return how many streams a site has asked for each task before this plan, if it was never away."""
+    evaluated = (*study.evaluation.rounds, study.training.rounds)
+    return {
+        "train": max(0, plan.round - 1),
+        "evaluate": evaluated.index(plan.round) if plan.round in evaluated else 0,
+    }
 
 
 def choose_together(study: Study, patients: int) -> int:
