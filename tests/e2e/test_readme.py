@@ -135,11 +135,15 @@ def test_the_quick_starts_run_as_they_stand(tmp_path: Path) -> None:
     # Auditor.
     assert "signature valid" in walk.run("the auditor", "audit", "study")
     # Both run; the study starts and ends.
+    assert "deterioration" in walk.run("hospital IT", "client", "review")
     walk.run("hospital IT", "client", "approve", more=("--yes",))
+    assert "for life" in walk.run("hospital IT", "client", "begin-ledger")
     with walk.foreground("the consortium", "server", "run"), walk.foreground("hospital IT", "client", "run"):
         wait_until_online(walk)
         assert "finished" in walk.run("the consortium", "server", "study", "start")
         assert "deterioration" in walk.run("hospital IT", "client", "status")
+        walk.run("the consortium", "server", "release")
+        assert "deterioration" in walk.run("hospital IT", "client", "release")
     (run,) = (tmp_path / "coordinator" / "runs").glob("*/release")
     assert {file.name for file in run.iterdir()} >= {"model.npz", "report.json"}
 
