@@ -41,8 +41,24 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
 
 
-def create(path: Path, schema: str) -> None:
-    """Make a database with these tables, readable by its owner only, durable on return.
+def check_version(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """Raise `LedgerError` unless the file's tables are of this version (sqlite.org/pragma.html#pragma_user_version).
+
+    - a file from before versions were written says 0, and is refused
+    """
+    with explained(path):
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found != version:
+        raise LedgerError(
+            file=path,
+            field="written by another version of fedtwin",
+            expected=f"tables of version {version}",
+            found=str(found),
+        )
+
+
+def create(path: Path, schema: str, *, version: int) -> None:
+    """Make a database with these tables, of that version, readable by its owner only, durable on return.
 
     - a crash on the way leaves no file under that name
     - an existing file is never overwritten (`FileExistsError`)
@@ -51,7 +67,7 @@ def create(path: Path, schema: str) -> None:
     draft.unlink(missing_ok=True)
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection, explained(path):
-        connection.executescript(f"BEGIN;{schema}COMMIT;")
+        connection.executescript(f"BEGIN;{schema}PRAGMA user_version = {version};COMMIT;")
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     os.link(draft, path)

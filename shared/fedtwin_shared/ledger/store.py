@@ -18,7 +18,15 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
-from fedtwin_shared.ledger.database import LedgerError, connect, connect_reader, create, explained, lock
+from fedtwin_shared.ledger.database import (
+    LedgerError,
+    check_version,
+    connect,
+    connect_reader,
+    create,
+    explained,
+    lock,
+)
 from fedtwin_shared.ledger.merkle import (
     HASH_BYTES,
     complete_subtrees,
@@ -33,6 +41,7 @@ MAX_ENTRY_BYTES: Final = 1024 * 1024  # an entry that names 1,024 blocks is unde
 
 # An entry's row holds the hashes of all subtrees that it closes, from its own leaf up; keys are the rows of their table
 # themselves (WITHOUT ROWID): so a commit writes few pages, and an entry and its hash cannot come from two backups.
+_VERSION: Final = 2  # of these tables; a file of any other is refused
 _SCHEMA: Final = """
 CREATE TABLE entry (position INTEGER PRIMARY KEY, hashes BLOB NOT NULL, body BLOB NOT NULL);
 CREATE TABLE name (key TEXT NOT NULL, kind TEXT NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (key, kind))
@@ -64,11 +73,12 @@ class LogReader:
     """What can be asked of a log. Beside a writer it sees what was committed. For one thread."""
 
     def __init__(self, path: Path, *, connect: Callable[[Path], sqlite3.Connection] = connect_reader) -> None:
-        """Open a log. Raises `LedgerError` where there is none, or it contradicts its own checkpoint."""
+        """Open a log. Raises `LedgerError`: none, of another version, or one that contradicts its own checkpoint."""
         if not path.is_file():
             raise LedgerError(file=path, expected="a ledger", found="none")
         self._path = path
         self._connection = connect(path)
+        check_version(self._connection, path, _VERSION)
         self._check()
 
     @property
@@ -185,7 +195,7 @@ class LogWriter(LogReader):
         self._lock = lock(path.with_name(f"{path.name}.lock"))
         try:
             if not path.exists():
-                create(path, _SCHEMA)
+                create(path, _SCHEMA, version=_VERSION)
             super().__init__(path, connect=connect)
         except BaseException:
             os.close(self._lock)

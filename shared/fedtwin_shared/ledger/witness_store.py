@@ -16,13 +16,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedtwin_shared.errors import ConfigurationError, VerificationError
-from fedtwin_shared.ledger.database import LedgerError, connect, create, explained, transaction
+from fedtwin_shared.ledger.database import LedgerError, check_version, connect, create, explained, transaction
 from fedtwin_shared.ledger.note import COSIGNATURE, Checkpoint, VerifierKey, make_verifier_key
 from fedtwin_shared.ledger.witness import Answer, decide, read_origin
 
 SEED_BYTES: Final = 32  # RFC 8032 §5.1.5
 MAX_EVIDENCE: Final = 10_000  # notes kept for each log; the first ones are the proof, prevents DoS
 
+_VERSION: Final = 2  # of these tables; a file of any other is refused
 _SCHEMA: Final = """
 CREATE TABLE identity (name TEXT NOT NULL, seed BLOB NOT NULL);
 CREATE TABLE latest (origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL);
@@ -55,6 +56,7 @@ class WitnessStore:
         self._logs = dict(logs)
         self._one_at_a_time = Lock()  # of the threads that share this connection
         self._connection = connect(path)
+        check_version(self._connection, path, _VERSION)
         with explained(path):
             identity = self._connection.execute("SELECT name, seed FROM identity").fetchall()
         if len(identity) != 1 or len(identity[0][1]) != SEED_BYTES:
@@ -71,7 +73,7 @@ class WitnessStore:
         )
         try:
             identity = f"INSERT INTO identity VALUES (CAST(x'{name.encode().hex()}' AS TEXT), x'{seed.hex()}');"
-            create(path, _SCHEMA + identity)
+            create(path, _SCHEMA + identity, version=_VERSION)
         except FileExistsError as err:
             raise ConfigurationError(file=path, expected="no witness yet", found="one") from err
         return cls(path, logs=logs)

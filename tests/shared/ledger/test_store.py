@@ -174,6 +174,17 @@ def test_a_file_that_is_no_ledger_does_not_open(tmp_path: Path) -> None:
         LogWriter(path)
 
 
+def test_a_log_of_another_version_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    LogWriter(path).close()
+    connection = sqlite3.connect(path)
+    connection.executescript("ALTER TABLE entry RENAME COLUMN hashes TO hash; PRAGMA user_version = 1")
+    connection.close()
+    for opened in (LogReader, LogWriter):
+        with pytest.raises(LedgerError, match=r"another version of fedtwin.*expected tables of version 2, found 1"):
+            opened(path)
+
+
 class Failing(sqlite3.Connection):
     """Commits that fail: before the disk has them, or after."""
 

@@ -108,6 +108,14 @@ def test_what_could_not_be_kept_is_not_cosigned(witness: WitnessStore, tmp_path:
     assert witness.add_checkpoint(request(entries_of(5), old=0), clock=clock).status == 200
 
 
+def test_a_memory_of_another_version_says_so(witness: WitnessStore, tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "witness.sqlite")
+    connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    with pytest.raises(LedgerError, match=r"another version of fedtwin.*expected tables of version 2, found 7"):
+        WitnessStore(tmp_path / "witness.sqlite", logs=LOGS)
+
+
 def test_a_damaged_memory_is_our_own_error(tmp_path: Path) -> None:
     path = tmp_path / "witness.sqlite"
     path.write_bytes(os.urandom(8192))
