@@ -125,18 +125,12 @@ class _Asked:
             if answer.status == CONFLICT:
                 said = _read_size(answer)
                 if said > size or said == self.old_size:
-                    raise HistoryError(
-                        field=name, expected=f"a witness that cosigned at most {size} entries", found=f"{said}"
-                    )
+                    raise _other_history(name, known=said, size=size)
                 if not second:
                     self.old_size, self.again = said, True
                     return
             if answer.status == INCONSISTENT:
-                raise HistoryError(
-                    field=name,
-                    expected=f"the {self.old_size} entries that it cosigned",
-                    found="another history of this log",
-                )
+                raise _other_history(name, known=self.old_size, size=size)
             if answer.status != ACCEPTED:
                 raise VerificationError(field=name, expected="a cosignature", found=f"status {answer.status}")
             self.signature = _read_cosignature(answer, note, self.contact.key)
@@ -144,6 +138,15 @@ class _Asked:
             raise
         except (OSError, FedtwinError) as err:
             self.absence = str(err) or type(err).__name__
+
+
+def _other_history(witness: str, *, known: int, size: int) -> HistoryError:
+    """In words for whoever runs the log, who may never have heard of Merkle trees."""
+    return HistoryError(
+        field=witness,
+        expected=f"the ledger that this witness knows, with {known} entries",
+        found=f"one of {size} that does not continue it: a restored backup or another history",
+    )
 
 
 def _send_all(asked: Sequence[_Asked], bodies: Sequence[bytes]) -> list[Answer | OSError]:

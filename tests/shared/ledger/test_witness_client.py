@@ -106,8 +106,11 @@ def test_a_restored_ledger_learns_that_it_is_not_what_it_was(
     with LogWriter(tmp_path / "restored.sqlite") as restored:
         grow(restored, 4)
         note = grow(restored, size, story="other")
-        with pytest.raises(HistoryError, match=found):
+        with pytest.raises(HistoryError, match=found) as caught:
             cosign_checkpoint(restored, note, [contact(witnesses[0])])
+    # In words for whoever runs the hospital's machines.
+    assert "expected the ledger that this witness knows, with 9 entries" in str(caught.value)
+    assert "a restored backup or another history" in str(caught.value)
     assert len(witnesses[0].evidence()) == 1
 
 
