@@ -210,11 +210,13 @@ class LedgerJournal:
     def checkpoint(self) -> bytes | None:
         """Have the ledger cosigned as it is now and return the note; None: it has no witnesses.
 
+        - its witnesses are asked, whatever the ledger itself says that they cosigned
+
         Raises `WitnessesAwayError`; `JournalError` where a witness remembers another history.
         """
         with self._report_failure():
             self._collect()
-            kept = self._cosigned(self._log.size)
+            kept = self._cosigned()
             if kept is None:
                 return None
             self._log.keep_note(kept)
@@ -325,7 +327,7 @@ class LedgerJournal:
         if refused is not None:
             raise refused
 
-    def _cosigned(self, least: int) -> KeptNote | None:
+    def _cosigned(self, least: int | None = None) -> KeptNote | None:
         witnessing = self._surroundings.witnessing
         return None if witnessing is None else cosign_log(self._log, witnessing, least=least)
 

@@ -24,13 +24,16 @@ class Witnessing:
     witnesses: Witnesses
 
 
-def cosign_log(log: LogReader, witnessing: Witnessing, *, least: int) -> KeptNote:
+def cosign_log(log: LogReader, witnessing: Witnessing, *, least: int | None = None) -> KeptNote:
     """Return a checkpoint of at least that many entries that enough witnesses cosigned: the log's last, or a new one.
+
+    least: None: of all entries, and the witnesses are asked even where the log's last says so already. A backup that
+    was taken at a cosigned checkpoint agrees with itself; only its witnesses know that there was more.
 
     Raises `WitnessesAwayError` where too few cosign, `HistoryError` where one remembers another history.
     """
     witnesses, last = witnessing.witnesses, log.latest_note()
-    if last is not None and parse_checkpoint(parse_note(last).text).size >= least:
+    if least is not None and last is not None and parse_checkpoint(parse_note(last).text).size >= least:
         with contextlib.suppress(VerificationError):  # the witnesses that count may have changed since
             verify_cosignatures(parse_note(last), witnesses.keys, required=witnesses.required)
             return KeptNote(note=last)

@@ -115,6 +115,27 @@ def test_a_restored_ledger_does_not_open(
     assert fedtwin("checkpoint", directory.root) == 2
 
 
+def test_a_backup_of_a_cosigned_checkpoint_does_not_open(
+    tmp_path: Path,
+    directory: HospitalDirectory,
+    world: World,
+    store: WitnessStore,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert fedtwin("checkpoint", directory.root) == 0
+    shutil.copytree(directory.ledger, tmp_path / "backup")  # all of it is cosigned
+    installed = open_installation(directory)
+    installed.hospital.answer(plan_of(world), initialise(world.study))
+    installed.journal.close()
+    shutil.rmtree(directory.ledger)
+    shutil.copytree(tmp_path / "backup", directory.ledger)
+    with pytest.raises(JournalError, match="a restored backup"):
+        open_installation(directory)
+    assert fedtwin("checkpoint", directory.root) == 2
+    assert "a restored backup" in capsys.readouterr().err
+    assert store.evidence()
+
+
 def test_a_ledger_opens_while_its_witnesses_are_away(directory: HospitalDirectory, world: World) -> None:
     store = WitnessStore.create(directory.root / "w.sqlite", name="keeper/witness", logs={})
     line = f'faulty = 0\n[[witness]]\nkey = "{store.verifier_key}"\naddress = "http://127.0.0.1:9"\n'
