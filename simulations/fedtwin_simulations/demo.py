@@ -117,15 +117,15 @@ def run_demo(
 def as_demo(experiment: Experiment) -> Experiment:
     """Return the experiment's primary methods on the split that real hospitals use; the one to run draws a curve.
 
-    Raises `ConfigurationError` when no method has the price of the demo.
+    Raises `ConfigurationError` when no method has the price of the demo: real hospitals each add their own noise.
     """
     partition = Partition(rule="hash", seeds=(SEED,))
-    primary = tuple(entry for entry in experiment.methods if entry.primary)
+    primary = tuple(entry for entry in experiment.methods if entry.primary and entry.noise != "distributed")
     if all(entry.epsilon != experiment.demo_epsilon for entry in primary):
         raise ConfigurationError(
             file=f"experiment {experiment.name}",
             field="demo_epsilon",
-            expected="the price of a primary method",
+            expected="the price of a primary method with each site's own noise",
             found=f"{experiment.demo_epsilon:g}",
         )
     methods = tuple(_with_curve(experiment, one) if one.epsilon == experiment.demo_epsilon else one for one in primary)

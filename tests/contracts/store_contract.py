@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -114,6 +115,12 @@ class StoreContract:
         store.compact()
         assert everything(store) == sorted(told)
         assert store.check().whole
+
+    def test_zero_and_minus_zero_are_one_value(self, store: ObservationStore) -> None:
+        row = stay("Ada", count=1)[0]
+        for value in (0.0, -0.0):
+            store.append(batch_of([(*row[:3], value, *row[4:])]))
+        assert [math.copysign(1, found[3]) for found in everything(store)] == [1]
 
     @pytest.mark.parametrize(
         ("step", "count"),

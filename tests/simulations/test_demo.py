@@ -28,7 +28,7 @@ def test_only_an_earlier_demo_is_emptied(tmp_path: Path) -> None:
     assert [path.name for path in ours.iterdir()] == [MARKER]
 
 
-@pytest.mark.parametrize("name", list_experiments())
+@pytest.mark.parametrize("name", sorted(set(list_experiments()) - {"sequence"}))
 def test_every_packaged_demo_uses_the_hospitals_own_split_and_has_a_curve_within_its_price(name: str) -> None:
     experiment = as_demo(read_experiment(name))
     assert [partition.rule for partition in experiment.partitions] == ["hash"]
@@ -43,6 +43,11 @@ def test_every_packaged_demo_uses_the_hospitals_own_split_and_has_a_curve_within
 def test_a_demo_without_its_price_among_the_methods_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="demo_epsilon"):
         as_demo(small_experiment(methods=experiment_document()["methods"][:3]))
+
+
+def test_an_experiment_whose_sites_share_noise_is_no_demo() -> None:
+    with pytest.raises(ConfigurationError, match="own noise"):
+        as_demo(read_experiment("sequence"))
 
 
 def test_each_hospital_gets_its_own_patients_only(tmp_path: Path) -> None:

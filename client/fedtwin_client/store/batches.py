@@ -17,7 +17,7 @@ def to_table(batch: ObservationBatch, rows: Rows | slice, index: Index) -> Table
     columns = (
         signals[batch.signal[rows]],
         batch.time[rows],
-        batch.value[rows].view(np.uint32),
+        (batch.value[rows] + np.float32(0)).view(np.uint32),  # 0 and -0 are one value, so they are one row
         devices[batch.device[rows]],
         batch.sequence[rows],
         batch.quality[rows],
