@@ -170,7 +170,7 @@ def bench(
     name: Annotated[str, typer.Argument(help="what is measured; an unknown name lists them")],
     as_json: AsJson = False,
 ) -> None:
-    """Measure what an issue set a goal for; exit with 1 when a goal is missed."""
+    """Measure one part beside its goal; exit with 1 when a goal is missed."""
     from fedtwin_simulations.bench import run_bench
     from fedtwin_simulations.results import write_json
     from fedtwin_simulations.tables import bench_table
