@@ -107,17 +107,21 @@ def verify(
     from fedtwin_shared.ledger.pins import read_pinned_keys
     from fedtwin_shared.ledger.second_opinion import recompute_history
     from fedtwin_shared.ledger.statement import describe_ledger
+    from fedtwin_shared.ledger.study_comparison import find_uncompared
     from fedtwin_shared.ledger.verification import VerifiedBundle, read_bundle_file, verify_bundle
 
     found = verify_bundle(read_bundle_file(bundle), pinned=read_pinned_keys(keys), replay=recompute_history)
     if not isinstance(found, VerifiedBundle):
         show_failures(bundle.name, [str(finding) for finding in found], as_json=as_json)
         raise typer.Exit(EXIT_DOES_NOT_HOLD)
-    statement = {name: describe_ledger(log) for name, log in found.logs.items()}
+    statement = {name: describe_ledger(log, found.documents) for name, log in found.logs.items()}
     if as_json:
         show_json({"holds": True, "ledgers": statement})
         return
     typer.echo(f"{bundle.name}: everything holds")
+    for name, log in found.logs.items():
+        for study in find_uncompared(log.state, found.documents):
+            typer.echo(f"{name}: study {study} was not compared: its signed study is not in this bundle")
     for name, described in statement.items():
         show_statement(described, title=name, as_json=False)
 

@@ -39,11 +39,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A reservation and what became of it. structure: see `LedgerState`."""
+    """A reservation and what became of it. structure: see `LedgerState`. whole: it charged every block of its parts."""
 
     reserve: Reserve
     phase: Phase
     structure: int
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,11 @@ class LedgerState:
     structure: int = 0
     time: int = 0
     entries: int = 0
+
+    @property
+    def ledger(self) -> LedgerState:
+        """This state: what every replay of a ledger has, whatever else it tells."""
+        return self
 
     @property
     def in_force(self) -> Policy:

@@ -190,6 +190,7 @@ def _describe_study(study: str, account: StudyAccount, state: LedgerState, docum
     return {
         "study": study,
         "plan": account.enrolment.plan,
+        "compared": signed is not None,  # one that is there and differs makes the bundle fail
         "name": documents.name_of(account.enrolment),
         "question": None if signed is None else signed.study.question,
         "mode": None if signed is None else signed.study.privacy.mode,

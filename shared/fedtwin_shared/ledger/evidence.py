@@ -127,6 +127,7 @@ def verify_evidence(
       (2) the log itself signed the checkpoint under its own name;
       (3) at least `required` of the witnesses cosigned it;
       (4) the reservation is of this task and of exactly these uses, at their price;
+          whether it charges every block of its part only the whole ledger tells: `study_comparison.compare_studies`;
       (5) the seal is of this task, plan and answer;
       (6) both are in the tree of the checkpoint, the reservation first.
     """

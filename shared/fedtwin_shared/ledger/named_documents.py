@@ -38,7 +38,7 @@ def read_documents(documents: Mapping[str, bytes]) -> NamedDocuments:
     """Return what a bundle's documents are. A document that is neither kind, or does not verify, is left out."""
     studies, conformance = dict[str, SignedStudy](), dict[str, dict[str, Any]]()
     for digest, content in documents.items():
-        signer = _signer_of(content)
+        signer = signer_of(content)
         if signer is None:
             continue
         with contextlib.suppress(FedtwinError):
@@ -51,7 +51,8 @@ def read_documents(documents: Mapping[str, bytes]) -> NamedDocuments:
     return NamedDocuments(studies=studies, conformance=conformance)
 
 
-def _signer_of(content: bytes) -> str | None:
+def signer_of(content: bytes) -> str | None:
+    """Return the public key that a document names as its first signer's; None: it names none."""
     try:
         signer = json.loads(content)["signatures"][0]["keyid"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):

@@ -173,7 +173,7 @@ def _studies(part: Json) -> str:
 
 
 def _study(study: Json) -> str:
-    about = escape(study["question"] or "The signed study is not in this bundle.")
+    about = escape(study["question"] or "The signed study is not in this bundle: not compared with it.")
     about += f" Privacy mode “{escape(study['mode'])}”." if study["mode"] else ""
     rows = [
         (

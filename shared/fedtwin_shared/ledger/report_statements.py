@@ -15,6 +15,8 @@ CHECKS: Final = (
     "each checkpoint is of exactly the entries that are here, and its Merkle root was recomputed from them",
     "every entry was replayed: each step was allowed, each charge and total recomputed, nothing exceeded the budget",
     "the price of every mechanism was computed twice, by our own formulas and by dp-accounting, and both agree",
+    "what each ledger enrolled and charged for a study, and in which blocks, is what the signed study says, where that "
+    "document is in the bundle; a study without it is marked as not compared",
     "each document in the bundle is named by an entry",
 )
 TRUST_MODEL: Final = (

@@ -1,7 +1,7 @@
 """A second computation of every price by other people's code, which must agree with ours before anybody believes it.
 
-dp-accounting 0.6 at integer orders for Gaussians; for discrete Laplace the plain sum over the integers with the privacy
-loss of dp-accounting. Floating point: it confirms a price and never replaces one.
+dp-accounting 0.6 at integer orders for Gaussians; for discrete Laplace the sum over the integers with the privacy loss
+of dp-accounting. Floating point: it confirms a price and never replaces one.
 """
 
 from __future__ import annotations
@@ -77,12 +77,17 @@ def recompute_history(entries: Iterable[bytes]) -> LedgerState:
 
 
 def _sum_discrete_laplace(parameter: float, sensitivity: int) -> tuple[float, ...]:
-    """Sum P(x) exp((α - 1) loss(x)) over the integers that carry all but e^-60 of the probability."""
+    """Sum P(x) exp((α - 1) loss(x)) over all integers: a tail on which the loss is one number is one term.
+
+    The noise lies around -Δ. Its loss is the same at all x <= -Δ, which have probability 1 / (1 + p), and at all
+    x >= 0, which have p^Δ / (1 + p), p = exp(-parameter): a bundle's largest noise costs its reader 1001 terms.
+    """
     loss = DiscreteLaplacePrivacyLoss(parameter, sensitivity=sensitivity)
-    reach = int(60 / parameter) + 2 * sensitivity + 1
-    points = np.arange(-reach, reach + 1)
+    points = np.arange(-sensitivity, 1)
     losses = np.array([loss.privacy_loss(int(point)) for point in points])
     log_probability = np.log(np.tanh(parameter / 2)) - parameter * np.abs(points + sensitivity)
+    log_probability[0] = -np.log1p(np.exp(-parameter))
+    log_probability[-1] = -parameter * sensitivity - np.log1p(np.exp(-parameter))
     curve = []
     for order in ORDERS:
         exponent = log_probability + (order - 1) * losses

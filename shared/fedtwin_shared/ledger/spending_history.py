@@ -91,6 +91,11 @@ class SpendingHistory:
     conformance: tuple[Conformance, ...]
     codes: Mapping[str, CodeUse]
 
+    @property
+    def ledger(self) -> LedgerState:
+        """See `LedgerState.ledger`."""
+        return self.state
+
 
 def trace_history(entries: Sequence[bytes]) -> SpendingHistory:
     """Return the history of a ledger, all of which `recompute_history` verified first; raises as that does."""

@@ -8,6 +8,7 @@ changed ε is a signed entry, and every ε that was ever claimed stays in the re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -89,6 +90,7 @@ class History:
         # Private copies: what is changed in place below is seen by nobody else.
         self._blocks, self._studies = dict(start.blocks), dict(start.studies)
         self._tasks, self._rounds = dict(start.tasks), dict(start.rounds)
+        self._sizes: Counter[tuple[int, str]] | None = None  # blocks in each part, until they change
         self._now = start
         self._time, self._entries = start.time, start.entries
 
@@ -200,7 +202,7 @@ class History:
     def _restructure(self, entry: Entry, blocks: Iterable[Block]) -> None:
         named = {block.name: block for block in blocks}
         _require(len(named) <= MOST_BLOCKS, entry, f"at most {MOST_BLOCKS} blocks: close a study", f"{len(named)}")
-        self._blocks = named
+        self._blocks, self._sizes = named, None
         self._now = replace(self._now, structure=self._now.structure + 1)
 
     def _cohort(self, entry: CohortDigest) -> None:
@@ -228,7 +230,9 @@ class History:
         for name in entry.blocks:
             self._blocks[name] = block_rules.charge(self._blocks[name], price)
         self._studies[key.study] = replace(account, used=used)
-        self._tasks[entry.task] = Task(reserve=entry, phase=Phase.RESERVED, structure=self._now.structure)
+        whole = len(entry.blocks) == sum(self._size(account.number, part) for part in parts)
+        structure = self._now.structure
+        self._tasks[entry.task] = Task(reserve=entry, phase=Phase.RESERVED, structure=structure, whole=whole)
 
     def _step(self, entry: TaskEntry) -> None:
         phase = Phase(entry.TYPE)
@@ -238,7 +242,7 @@ class History:
         assert task is not None
         if isinstance(entry, Abort) and task.structure == self._now.structure:
             self._refund(task)
-        self._tasks[entry.task] = Task(reserve=task.reserve, phase=phase, structure=task.structure)
+        self._tasks[entry.task] = replace(task, phase=phase)
 
     def _refund(self, task: Task) -> None:
         reserve, study = task.reserve, TaskKey.parse(task.reserve.task).study
@@ -254,6 +258,11 @@ class History:
         _require(account is not None and not account.closed, entry, "an enrolled, open study", "none")
         assert account is not None
         return account
+
+    def _size(self, number: int, part: str) -> int:
+        if self._sizes is None:
+            self._sizes = Counter(member for block in self._blocks.values() for member in block.membership)
+        return self._sizes[number, part]
 
     def _spent(self, block: str) -> int:
         return self._blocks[block].spent[self._at]

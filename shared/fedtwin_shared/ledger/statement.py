@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 
 from fedtwin_shared.ledger.account import LedgerState
 from fedtwin_shared.ledger.filter import read_odometer
+from fedtwin_shared.ledger.study_comparison import find_uncompared
 from fedtwin_shared.ledger.verification import VerifiedLog
 
 
-def describe_ledger(log: VerifiedLog[LedgerState]) -> dict[str, object]:
+def describe_ledger(log: VerifiedLog[LedgerState], documents: Mapping[str, bytes]) -> dict[str, object]:
     """Return what is claimed, what each block of patients has spent of it, and who saw this history when.
 
     epsilon: of the odometer, valid at all times and for every earlier choice of studies. spent_share: of the budget.
+    studies_not_compared: enrolled ones whose signed study is not among the bundle's documents.
     """
     state = log.state
     described: dict[str, object] = {
@@ -29,6 +32,7 @@ def describe_ledger(log: VerifiedLog[LedgerState]) -> dict[str, object]:
         "claim": {"epsilon": str(state.claims[-1]), "delta": str(policy.delta), "adjacency": policy.adjacency},
         "claims_before": [str(epsilon) for epsilon in state.claims[:-1]],
         "studies": sorted(state.studies),
+        "studies_not_compared": find_uncompared(state, documents),
         "blocks": {
             name: {
                 "epsilon": str(read_odometer(block.spent, order=policy.order, delta=policy.delta)),

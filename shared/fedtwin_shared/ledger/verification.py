@@ -11,16 +11,27 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from fedtwin_shared.errors import ConfigurationError, FedtwinError, VerificationError
+from fedtwin_shared.ledger.account import LedgerState
 from fedtwin_shared.ledger.bundle import MAX_BUNDLE_BYTES, AuditBundle, LogExport, read_audit_bundle
 from fedtwin_shared.ledger.cosignature import Cosignature, verify_cosignatures
 from fedtwin_shared.ledger.merkle import compute_root
 from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, parse_checkpoint, parse_note, verify_checkpoint
 from fedtwin_shared.ledger.pins import PinnedKeys
+from fedtwin_shared.ledger.study_comparison import compare_studies
 
-State = TypeVar("State")
+
+class Replayed(Protocol):
+    """What entries add up to, of which the ledger's state is part."""
+
+    @property
+    def ledger(self) -> LedgerState:
+        """The state after all entries."""
+
+
+State = TypeVar("State", bound=Replayed)
 _DIGEST: Final = re.compile(rb'"([0-9a-f]{64})"')  # a whole value of an entry
 Replay = Callable[[Sequence[bytes]], State]  # entries in order -> what they add up to; raises where they do not
 
@@ -77,8 +88,10 @@ def verify_bundle(
     (5) size: there are as many entries as it says
     (6) root: the entries' root is the one that it says
     (7) history: the entries replay, every rule of the ledger kept and every total recomputed
+    (8) study: what was enrolled and charged is what the signed study says, where the bundle holds it; where it does
+        not, nothing is compared, which `find_uncompared` tells
     and
-    (8) documents: each one is named by an entry
+    (9) documents: each one is named by an entry
     """
     # (1)
     try:
@@ -94,12 +107,12 @@ def verify_bundle(
         findings.append(Finding(check="logs", log="", reason=reason))
     logs: dict[str, VerifiedLog[State]] = {}
     for name in sorted(bundle.logs.keys() & keys.keys()):
-        result = _verify_log(name, bundle.logs[name], keys[name], pinned, replay)
+        result = _verify_log(name, bundle.logs[name], keys[name], pinned, replay, bundle.documents)
         if isinstance(result, VerifiedLog):
             logs[name] = result
         else:
             findings += result
-    # (8)
+    # (9)
     findings += [
         Finding(check="documents", log="", reason=f"expected an entry that names {digest}, found none")
         for digest in _unnamed_documents(bundle)
@@ -108,7 +121,12 @@ def verify_bundle(
 
 
 def _verify_log(
-    name: str, export: LogExport, log: VerifierKey, pinned: PinnedKeys, replay: Replay[State]
+    name: str,
+    export: LogExport,
+    log: VerifierKey,
+    pinned: PinnedKeys,
+    replay: Replay[State],
+    documents: Mapping[str, bytes],
 ) -> VerifiedLog[State] | list[Finding]:
     findings: list[Finding] = []
 
@@ -147,6 +165,10 @@ def _verify_log(
         fail("history", err)
     except Exception as err:  # the entries are a stranger's: whatever they break in replay is a refusal of them
         fail("history", f"expected entries that replay, found {type(err).__name__}")
+    # (8)
+    else:
+        for reason in compare_studies(state.ledger, documents):
+            fail("study", reason)
     if checkpoint is None or findings:
         return findings
     return VerifiedLog(checkpoint=checkpoint, cosignatures=cosignatures, state=state)

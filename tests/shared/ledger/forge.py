@@ -10,18 +10,27 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedtwin_shared.documents import SignedStudy, sign_study, verify_study
 from fedtwin_shared.ledger.bundle import AuditBundle, LogExport, unpack_bundle, write_audit_bundle
 from fedtwin_shared.ledger.cosignature import cosign
+from fedtwin_shared.ledger.entry import Enrolment, Part
+from fedtwin_shared.ledger.mechanism import Use
 from fedtwin_shared.ledger.merkle import compute_root
 from fedtwin_shared.ledger.note import COSIGNATURE, Checkpoint, format_note, make_verifier_key, parse_note, sign_note
 from fedtwin_shared.ledger.pins import PinnedKeys
-from fedtwin_shared.signing import Json, canonical_json, digest, parse_canonical
-from tests.shared.ledger.book import STUDY_A, TRAIN_A, opened, sampled, task_key
+from fedtwin_shared.ledger.study_programme import TRAIN, plan_programme, task_uses
+from fedtwin_shared.roster import Roster, Site
+from fedtwin_shared.round import Task
+from fedtwin_shared.signing import Json, canonical_json, digest, format_public_key, parse_canonical
+from fedtwin_shared.study import Study
+from tests.shared.ledger.book import STUDY_A, TRAIN_A, gaussian, opened, sampled, task_key
+from tests.world import study_document
 
 GOLDEN = Path(__file__).parents[2] / "vectors" / "ledger" / "golden"
 SITE = "north"
@@ -58,6 +67,59 @@ def write_book(rounds: int) -> list[bytes]:
     return book.written
 
 
+def sign_planned() -> SignedStudy:
+    """A study whose rounds are two private steps each, signed by its coordinator."""
+    key = Ed25519PrivateKey.from_private_bytes(b"study key, public by being here!")
+    north = Site(name=SITE, public_key=format_public_key(LOG_KEY.public_key()))
+    coordinator = Site(name="consortium", public_key=format_public_key(key.public_key()))
+    roster = Roster(version=1, coordinator=coordinator, sites=(north,))
+    training = {"rounds": 3, "learning_rate": 1.0, "minimum_sites": 1, "local_steps": 2}
+    privacy = {"epsilon": 8.0, "delta": 1e-5, "noise_multiplier": 4.5, "sampling_rate": 0.1}
+    study = Study.model_validate(study_document(roster, (SITE,)) | {"training": training, "privacy": privacy})
+    return verify_study(sign_study(study, roster, key), coordinator=coordinator.public_key)
+
+
+def write_planned(
+    signed: SignedStudy,
+    *,
+    plan: bytes = b"",
+    study: str = "",
+    parts: Sequence[Part] = (),
+    uses: Sequence[Use] = (),
+    first: int = 0,
+) -> list[bytes]:
+    """One round of a signed study. All but `signed` is what a hospital may lie about; first: block that is charged."""
+    plan, study = plan or signed.envelope, study or signed.study.digest
+    book = opened()
+    time, salt = book.stamp()
+    enrolled = tuple(parts) or plan_programme(signed.study, plan=digest(plan)).parts
+    book.write(Enrolment(time=time, salt=salt, study=study, plan=digest(plan), parts=enrolled))
+    blocks = [name for name in book.state.members(study) if name.endswith(TRAIN)]
+    book.reserve(study, *(uses or task_uses(signed.study, Task.TRAIN)), blocks=blocks[first:])
+    for step in (book.start, book.seal, book.release):
+        step(task_key(study))
+    return book.written
+
+
+def forge_planned() -> dict[str, bytes]:
+    """Bundles with the signed study in them: an honest one, and ledgers of something else."""
+    signed = sign_planned()
+    (step,) = task_uses(signed.study, Task.TRAIN)
+    cheap = sampled("0.000000001", "1000", 20)
+    parts = (Part(name="test", programme=(gaussian("999999", 3),)), Part(name=TRAIN, programme=(cheap,)))
+    written = {
+        "honest-with-study": write_planned(signed),
+        "less-enrolled": write_planned(signed, parts=parts, uses=[replace(cheap, count=2)]),
+        "less-reserved": write_planned(signed, uses=[replace(step, count=1)]),
+        "fewer-blocks": write_planned(signed, first=1),
+        "another-study-enrolled": write_planned(signed, study=STUDY_A),
+    }
+    nonsense = b"no study at all"
+    bundles = {name: bundle_of(book, note_of(book), documents=(signed.envelope,)) for name, book in written.items()}
+    book = write_planned(signed, plan=nonsense)
+    return bundles | {"no-study-named": bundle_of(book, note_of(book), documents=(nonsense,))}
+
+
 def edit(entry: bytes, **changes: Json) -> bytes:
     """An entry with other values, in canonical form."""
     fields: Any = parse_canonical(entry)
@@ -85,7 +147,7 @@ def bundle_of(entries: Sequence[bytes], note: bytes, *, documents: Sequence[byte
 
 
 def forge_all() -> dict[str, bytes]:
-    """Return each golden bundle by name. All but `honest` are attacks."""
+    """Return each golden bundle by name. All but `honest` and `honest-with-study` are attacks."""
     true = write_book(3)
     note = note_of(true)
     reserve = next(place for place, entry in enumerate(true) if b'"type":"reserve"' in entry)
@@ -121,6 +183,7 @@ def forge_all() -> dict[str, bytes]:
             AuditBundle(logs={"south": LogExport(note=note, entries=tuple(true))}, documents={})
         ),
         "zipped-by-another-tool": _zip_otherwise(bundle_of(true, note)),
+        **forge_planned(),
     }
 
 

@@ -113,7 +113,9 @@ def test_every_figure_is_the_ledgers(book: tuple[Book, list[bytes]], eventful: t
         assert abs(Decimal(row["spent"]) - share) <= Decimal("0.0001")
         assert Decimal(row["spent"]) + Decimal(row["remaining"]) == 1
         assert Decimal(row["epsilon_odometer"]) >= (0 if state.spent(row["block"]) == 0 else Decimal("0.001"))
-    (study_a, _) = told["studies"]
+    (study_a, signed) = told["studies"]
+    assert (study_a["compared"], signed["compared"]) == (False, True)
+    assert eventful[1].count("not compared with it") == 1
     assert study_a["parts"][0]["programme"][0]["charged"] == 30  # of 200; the aborted ten were given back
     assert study_a["closed"]
     assert Decimal(study_a["parts"][0]["remaining"]) == 0  # what is closed charges nothing more

@@ -7,6 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from dp_accounting.pld.privacy_loss_mechanism import DiscreteLaplacePrivacyLoss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants.analysis import rdp as opacus_rdp
@@ -35,12 +36,30 @@ def curve_of(mechanism: Mechanism) -> tuple[int, ...]:
         sampled("0.05", "1.6", 2),
         Gaussian(noise_multiplier=Decimal("0.7")),
         Gaussian(noise_multiplier=Decimal(30), hospitals=3),
-        *[DiscreteLaplace(scale=Decimal(scale), sensitivity=size) for scale, size in ((1, 1), (20, 1), (50, 7))],
+        *[
+            DiscreteLaplace(scale=Decimal(scale), sensitivity=size)
+            for scale, size in ((1, 1), (20, 1), (50, 7), (1000, 1000))
+        ],
         NotPrivate(),
     ],
 )
 def test_two_independent_computations_agree(mechanism: Mechanism) -> None:
     second_opinion.verify_price(mechanism)
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1_000_000, 1), (100_000_000, 1000)])
+def test_the_largest_noise_costs_its_reader_few_terms(monkeypatch: pytest.MonkeyPatch, scale: int, size: int) -> None:
+    lost, asked = DiscreteLaplacePrivacyLoss.privacy_loss, 0
+
+    def count(self: DiscreteLaplacePrivacyLoss, point: float) -> float:
+        nonlocal asked
+        asked += 1
+        assert asked <= 1001
+        return float(lost(self, point))
+
+    monkeypatch.setattr(DiscreteLaplacePrivacyLoss, "privacy_loss", count)
+    second_opinion.verify_price(DiscreteLaplace(scale=Decimal(scale), sensitivity=size))
+    assert asked == size + 1
 
 
 def test_a_disagreement_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,10 @@ from fedtwin_shared.ledger.cosignature import verify_cosignatures
 from fedtwin_shared.ledger.note import COSIGNATURE, make_verifier_key, parse_note, verify_checkpoint
 from fedtwin_shared.ledger.pins import PinnedKeys, read_pinned_keys
 from fedtwin_shared.ledger.state import verify_history
+from fedtwin_shared.ledger.statement import describe_ledger
+from fedtwin_shared.ledger.study_comparison import find_uncompared
 from fedtwin_shared.ledger.verification import Finding, VerifiedBundle, verify_bundle
+from tests.shared.ledger.book import STUDY_A
 from tests.shared.ledger.forge import (
     GOLDEN,
     LOG_KEY,
@@ -46,6 +49,12 @@ REASONS = {
     "unnamed-document": {"documents"},
     "unknown-log": {"logs"},
     "zipped-by-another-tool": {"bundle"},
+    # Ledgers that are sound on their own, and not of the signed study beside them.
+    "less-enrolled": {"study"},
+    "less-reserved": {"study"},
+    "fewer-blocks": {"study"},
+    "another-study-enrolled": {"study"},
+    "no-study-named": {"study"},
 }
 
 
@@ -65,6 +74,29 @@ def test_the_honest_bundle_is_accepted_and_says_what_it_adds_up_to() -> None:
     assert [(one.witness, one.timestamp) for one in log.cosignatures] == [(key.name, NOW) for key in WITNESSES[:4]]
 
 
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        ("less-enrolled", "the parts and mechanisms of the signed study"),
+        ("less-reserved", "what one task of the signed study runs"),
+        ("fewer-blocks", "every block of the study's part"),
+        ("another-study-enrolled", "the enrolled study in the document"),
+    ],
+)
+def test_a_ledger_of_less_than_its_signed_study_is_refused_for_what_differs(attack: str, words: str) -> None:
+    found = verify(golden(attack))
+    assert isinstance(found, tuple)
+    assert words in str(found[0])
+
+
+def test_a_study_is_compared_where_its_document_is_there_and_else_said_not_to_be() -> None:
+    for name, uncompared in (("honest-with-study", []), ("honest", [STUDY_A])):
+        found = verify(golden(name))
+        assert isinstance(found, VerifiedBundle)
+        assert find_uncompared(found.logs[SITE].state, found.documents) == uncompared
+        assert describe_ledger(found.logs[SITE], found.documents)["studies_not_compared"] == uncompared
+
+
 @pytest.mark.parametrize("attack", sorted(REASONS))
 def test_an_attack_is_refused_for_the_right_reason(attack: str) -> None:
     found = verify(golden(attack))
@@ -74,7 +106,7 @@ def test_an_attack_is_refused_for_the_right_reason(attack: str) -> None:
 
 def test_each_attack_has_its_golden_file_and_is_made_as_it_is_there() -> None:
     forged = forge_all()
-    assert set(forged) == set(REASONS) | {"honest"} == {file.stem for file in GOLDEN.glob("*.zip")}
+    assert set(forged) == set(REASONS) | {"honest", "honest-with-study"} == {file.stem for file in GOLDEN.glob("*.zip")}
     assert all(golden(name) == content for name, content in forged.items())
     assert read_pinned_keys(GOLDEN / "pinned-keys.json") == PINNED
 
@@ -94,7 +126,7 @@ def test_of_two_views_at_most_one_is_accepted() -> None:
 
 
 def test_whatever_breaks_in_replay_is_a_finding() -> None:
-    def broken(entries: Sequence[bytes]) -> int:
+    def broken(entries: Sequence[bytes]) -> LedgerState:
         raise KeyError(entries[0])
 
     found = verify_bundle(golden("honest"), pinned=PINNED, replay=broken)
