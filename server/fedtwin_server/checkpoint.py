@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fedtwin_server.errors import RunError
 from fedtwin_server.release import describe_record
-from fedtwin_server.rounds import GlobalModel, RoundRecord, RunState
+from fedtwin_server.rounds import GlobalModel, ProofRule, RoundRecord, RunState
 from fedtwin_shared.round import RefusalCode, Task
 
 FORMAT = 1
@@ -35,6 +35,7 @@ def encode_state(state: RunState) -> bytes:
         "attempt": state.attempt,
         "history": [describe_record(record) for record in state.history],
         "failed": None if state.failed is None else describe_record(state.failed),
+        "proof": None if state.proof is None else _describe_rule(state.proof),
     }
     groups: dict[str, Arrays] = {
         "model": state.model.parameters,
@@ -97,7 +98,16 @@ def _as_state(document: Mapping[str, Any], arrays: Arrays) -> RunState:
         histograms=histograms,
         history=tuple(_as_record(record) for record in document["history"]),
         failed=None if document["failed"] is None else _as_record(document["failed"]),
+        proof=None if document.get("proof") is None else _as_rule(document["proof"]),  # absent before it was fixed
     )
+
+
+def _describe_rule(rule: ProofRule) -> dict[str, Any]:
+    return {"witnesses": list(rule.witnesses), "faulty": rule.faulty}
+
+
+def _as_rule(document: Mapping[str, Any]) -> ProofRule:
+    return ProofRule(witnesses=tuple(document["witnesses"]), faulty=document["faulty"])
 
 
 def _group(arrays: Arrays, group: str) -> dict[str, npt.NDArray[Any]]:

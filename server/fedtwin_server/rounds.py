@@ -51,6 +51,17 @@ class RoundRecord:
     unverified: int = 0  # answers that did not verify and were ignored
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofRule:
+    """Who must have cosigned the ledger behind an update. witnesses: vkeys, sorted; none: no proof is asked for.
+
+    faulty: how many of them may lie.
+    """
+
+    witnesses: tuple[str, ...] = ()
+    faulty: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunState:
     """Everything that a run must remember between two rounds.
@@ -60,6 +71,7 @@ class RunState:
     total: sum of the global models from round average_from_round on; empty before it.
     histograms: by evaluated round and site, f64[groups, classes, bins], noised by the site.
     failed: the last attempt, when too few sites had answered it.
+    proof: what every update needs, once it is fixed: before the first of them counts.
     """
 
     run: str
@@ -71,6 +83,7 @@ class RunState:
     histograms: Mapping[int, Mapping[str, Counts]] = field(default_factory=dict)
     history: tuple[RoundRecord, ...] = ()
     failed: RoundRecord | None = None
+    proof: ProofRule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

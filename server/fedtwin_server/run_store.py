@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, Self
 
 from fedtwin_server.checkpoint import decode_state, encode_arrays, encode_state
 from fedtwin_server.errors import RunError
-from fedtwin_server.rounds import RunState
+from fedtwin_server.rounds import RoundRecord, RunState
 from fedtwin_shared.durable import lock_descriptor, replace_file
 from fedtwin_shared.models import Parameters
 from fedtwin_shared.round import RoundPlan, Task
@@ -50,6 +50,9 @@ class RunStore(Protocol):
     def prove(self, plan: RoundPlan, evidence: Mapping[str, bytes]) -> None:
         """Keep the verified evidence of a round's updates, by site. Durable on return."""
 
+    def read_evidence(self, record: RoundRecord) -> Mapping[str, bytes]:
+        """Return what was kept of that attempt, by site; nothing where nothing readable is."""
+
     def close(self) -> None:
         """Let other processes have the run. Nothing else is called after it."""
 
@@ -82,6 +85,10 @@ class MemoryRunStore:
     def prove(self, plan: RoundPlan, evidence: Mapping[str, bytes]) -> None:
         """Keep what proves the charges behind a round's updates, by site."""
         self.evidence[plan.task, plan.round, plan.attempt] = dict(evidence)
+
+    def read_evidence(self, record: RoundRecord) -> Mapping[str, bytes]:
+        """Return what was kept of that attempt, by site."""
+        return self.evidence.get((record.task, record.round, record.attempt), {})
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -131,6 +138,14 @@ class FileRunStore:
         folder.mkdir(exist_ok=True, mode=0o700)
         content = {site: data.decode() for site, data in sorted(evidence.items())}
         replace_file(folder / f"{plan.task}-{plan.round}-{plan.attempt}.json", canonical_json(content))
+
+    def read_evidence(self, record: RoundRecord) -> Mapping[str, bytes]:
+        """Return what was kept of that attempt, by site; nothing where nothing readable is."""
+        file = self._directory / EVIDENCE / f"{record.task}-{record.round}-{record.attempt}.json"
+        try:
+            return {site: str(data).encode() for site, data in json.loads(file.read_bytes()).items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
 
     def close(self) -> None:
         """Let other processes have the run."""

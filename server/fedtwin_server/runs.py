@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from fedtwin_server.config import CoordinatorDirectory
 from fedtwin_server.errors import RunError
+from fedtwin_server.proof import fix_proof, proof_rule
 from fedtwin_server.rounds import RunState, next_task, retry_round, start_run
 from fedtwin_server.run_store import PROGRESS, RELEASE, REPORT, FileRunStore, is_under_way, read_state
 from fedtwin_server.studies import read_signed
 from fedtwin_shared.documents import SignedStudy
 from fedtwin_shared.durable import replace_file
+from fedtwin_shared.ledger.witnesses import WITNESSES, read_witnesses
 
 STUDY: Final = "study.signed.json"
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -56,9 +58,10 @@ def prepare_run(directory: CoordinatorDirectory, signed: SignedStudy, *, run: st
         if read_state(directory.runs / other).study == digest:
             raise RunError(field="study", expected="a study that has no run yet", found=f"its run {other}: resume that")
     folder = directory.runs / run
+    rule = proof_rule(signed.study, read_witnesses(directory.root / WITNESSES))
     folder.mkdir(mode=0o700)
     with FileRunStore(folder) as store:
-        store.save(start_run(signed.study, run=run))
+        store.save(fix_proof(start_run(signed.study, run=run), rule))
     replace_file(folder / STUDY, signed.envelope)  # a run is listed from here on
     return folder
 
@@ -66,15 +69,16 @@ def prepare_run(directory: CoordinatorDirectory, signed: SignedStudy, *, run: st
 def prepare_resume(directory: CoordinatorDirectory, run: str) -> SignedStudy:
     """Make a run ready to be conducted again from its next round; its study.
 
-    Raises `RunError` when it is complete, under way, or out of spare rounds.
+    Raises `RunError` when it is complete, under way, out of spare rounds, or began with other witnesses.
     """
     folder = run_directory(directory, run)
     signed = read_signed(directory, folder / STUDY)
+    rule = proof_rule(signed.study, read_witnesses(directory.root / WITNESSES))
     with FileRunStore(folder) as store:
         state = store.load()
         if next_task(signed.study, state) is None and (folder / RELEASE / REPORT).exists():
             raise RunError(field="run", expected="a run to resume", found="a complete one")
-        store.save(retry_round(signed.study, state))
+        store.save(retry_round(signed.study, fix_proof(state, rule)))
     return signed
 
 

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,6 +24,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedtwin_server.config import DIRECTORY_VARIABLE, read_directory
 from fedtwin_server.errors import RunError
 from fedtwin_server.pace import Pace
+from fedtwin_server.proof import describe_proof, fix_proof, proof_rule
 from fedtwin_server.release import describe_measurement, describe_record, describe_run
 from fedtwin_server.rounds import (
     Answers,
@@ -126,7 +126,8 @@ def open_run(context: Context) -> Run:
 def conduct(run: Run, grid: Grid) -> RunState:
     """Conduct the run from its stored state to its end and return the final state.
 
-    Raises `RunError` when too few sites answered before a round's deadline; the state then says so.
+    Raises `RunError` when too few sites answered before a round's deadline; the state then says so. Raises it, too,
+    for a run that began with other witnesses.
 
     - every round is stored before the next one is asked
     - a run that was killed anywhere and is conducted again ends with the same bits
@@ -134,6 +135,8 @@ def conduct(run: Run, grid: Grid) -> RunState:
     study, state = run.signed.study, run.store.load()
     if state.study != study.digest:
         raise RunError(field="study", expected=f"the run's study {state.study}", found=study.digest)
+    # A prepared run has it in its first state; else it is durable with the first round that counts.
+    state = fix_proof(state, proof_rule(study, run.witnesses))
     paces = dict.fromkeys(Task, Pace())
     while (plan := plan_round(study, state)) is not None:
         # The stored state names this plan, so it was durable before the first message goes out.
@@ -151,7 +154,8 @@ def conduct(run: Run, grid: Grid) -> RunState:
                 found=f"{len(answers.updates)} within {study.training.deadline_seconds:g} s",
             )
         state = result.state
-    run.store.release(release_model(study, state), {**describe_run(study, state), "proof": _describe_proof(run)})
+    report = {**describe_run(study, state), "proof": describe_proof(state, run.store)}
+    run.store.release(release_model(study, state), report)
     return state
 
 
@@ -299,14 +303,6 @@ class _Inbox:
             unverified=self.unverified,
             evidence=dict(self.evidence),
         )
-
-
-def _describe_proof(run: Run) -> dict[str, Any]:
-    """Whether updates counted only with proof that they were charged for, and who had to see the ledgers."""
-    if run.witnesses is None or run.signed.study.privacy.mode == "none":
-        return {"asked": False}
-    names = [key.name for key in run.witnesses.keys]
-    return {"asked": True, "witnesses": names, "required": run.witnesses.required}
 
 
 def _note(run: Run, result: RoundResult, *, seconds: float) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -13,6 +16,8 @@ from fedtwin_server.run_store import FileRunStore, MemoryRunStore
 from fedtwin_server.server_app import Run, conduct
 from fedtwin_shared.documents import sign_study, verify_study
 from fedtwin_shared.ledger.evidence import Fault
+from fedtwin_shared.ledger.witnesses import Witnesses
+from fedtwin_shared.models import Parameters
 from fedtwin_shared.round import Task
 from fedtwin_shared.signing import parse_canonical
 from fedtwin_shared.wire import pack, unpack
@@ -65,7 +70,7 @@ def test_an_update_counts_only_with_its_reservation_in_a_witnessed_ledger(
     kept = sorted(file.name for file in (tmp_path / "run" / "evidence").iterdir())
     assert kept == ["evaluate-2-1.json", "train-1-1.json", "train-2-1.json"]
     report = json.loads((tmp_path / "run" / "release" / "report.json").read_text(encoding="utf-8"))
-    assert report["proof"] == {"asked": True, "witnesses": list(watch.names), "required": 3}
+    assert report["proof"] == {"asked": True, "witnesses": list(watch.names), "required": 3, "updates": 3, "proven": 3}
     found = parse_canonical((tmp_path / "run" / "evidence" / "train-1-1.json").read_bytes())
     assert isinstance(found, dict)
     assert set(found) == {SITE}
@@ -108,6 +113,48 @@ def test_witnesses_that_come_back_let_the_run_go_on(tmp_path: Path, world: World
     assert trained == 1
     assert setting.ward.trained == 2  # the sealed answer of round 1, then round 2
     assert [record.attempt for record in state.history] == [1, 1, 1]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may catch it."""
+
+
+class KilledAtRelease(FileRunStore):
+    """The coordinator dies when all rounds are done and nothing is released."""
+
+    def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
+        raise Killed
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_a_run_ends_with_the_witnesses_that_it_began_with(
+    tmp_path: Path, world: World, watch: Watch, proven: bool
+) -> None:
+    clock, folder = StillClock(), tmp_path / "run"
+    run = make_run(world, watch, clock, folder)
+    run.store.close()
+    with open_ledger(tmp_path / "ledger", world, SITE, watch) as journal:
+        setting = make_setting(world, journal=journal)
+
+        def north(message: Message) -> RecordDict:
+            return pack(*setting.hospital.answer(*unpack(message.content)))
+
+        nodes = {1: Node(behaviour=north)}
+        began = watch.witnesses if proven else None
+        with KilledAtRelease(folder) as store, pytest.raises(Killed):
+            conduct(replace(run, witnesses=began, store=store), SilentGrid(nodes, clock))
+        fewer = Witnesses(contacts=watch.witnesses.contacts, faulty=0)
+        for other in (None, fewer) if proven else (watch.witnesses,):
+            with FileRunStore(folder) as again, pytest.raises(RunError, match="as the run began"):
+                conduct(replace(run, witnesses=other, store=again), SilentGrid(nodes, clock))
+        assert not (folder / "release").exists()
+        if proven:
+            (folder / "evidence" / "train-2-1.json").unlink()
+        with FileRunStore(folder) as again:
+            conduct(replace(run, witnesses=began, store=again), SilentGrid(nodes, clock))
+    report = json.loads((folder / "release" / "report.json").read_text(encoding="utf-8"))["proof"]
+    assert report["asked"] == proven
+    assert not proven or (report["updates"], report["proven"]) == (3, 2)  # what is not kept is not claimed
 
 
 def test_a_simulation_asks_for_no_proof(world: World) -> None:

@@ -19,7 +19,7 @@ from fedtwin_client.client_app import make_client_app
 from fedtwin_client.hospital import Hospital
 from fedtwin_client.journal import Spend
 from fedtwin_server.errors import RunError
-from fedtwin_server.rounds import RunState, start_run
+from fedtwin_server.rounds import RoundRecord, RunState, start_run
 from fedtwin_server.run_store import CHECKPOINT, FileRunStore, MemoryRunStore, RunStore
 from fedtwin_server.server_app import Run, make_server_app
 from fedtwin_shared.documents import SignedStudy, sign_study, verify_study
@@ -145,6 +145,9 @@ class _Followed:
 
     def prove(self, plan: RoundPlan, evidence: Mapping[str, bytes]) -> None:
         self._store.prove(plan, evidence)
+
+    def read_evidence(self, record: RoundRecord) -> Mapping[str, bytes]:
+        return self._store.read_evidence(record)
 
     def release(self, parameters: Parameters, report: Mapping[str, Any]) -> None:
         self._store.release(parameters, report)
