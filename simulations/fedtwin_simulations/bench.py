@@ -1,4 +1,4 @@
-"""What the issues set goals for, measured beside its baseline in the same script on the same machine."""
+"""What has a goal, measured beside its baseline in the same script on the same machine."""
 
 from __future__ import annotations
 
