@@ -1,7 +1,8 @@
 """What a witness answers to a log's new checkpoint, after C2SP tlog-witness: a pure function of what it knows.
 
-Design note: a witness remembers one checkpoint for each log, the latest that it cosigned. A log that restored an old
-backup, or that shows two histories, cannot extend that one, and its own signature under the attempt is the evidence.
+Design note: a witness remembers what it cosigned of each log. A log that restored an old backup, or that shows two
+histories, cannot extend the latest of it. Anybody can post a log's old notes, so an old note is evidence only where it
+contradicts what was cosigned at that very size; the log's own signature under it is then the proof.
 Whoever calls `decide` keeps its answer's `latest` and `evidence` before it answers, in one transaction with the read
 of `latest` that went in: `WitnessStore` does.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ from fedtwin_shared.ledger.note import (
     Checkpoint,
     Note,
     VerifierKey,
+    format_note,
     parse_checkpoint,
     parse_note,
     verify_note,
@@ -39,6 +41,8 @@ UNTRUSTED: Final = 403
 UNKNOWN_LOG: Final = 404
 CONFLICT: Final = 409
 INCONSISTENT: Final = 422
+TWO_ROOTS: Final = "two roots of one size"  # proves by itself that the log forked
+NOT_EXTENDED: Final = "inconsistent with what was cosigned"  # the proof that came with it does not hold
 _OLD: Final = re.compile(r"old (0|[1-9][0-9]{0,18})")
 
 
@@ -71,7 +75,8 @@ class Decision:
 
     answer: Answer
     latest: Checkpoint | None = None  # the log's new latest checkpoint
-    evidence: bytes | None = None  # the log's signed note that contradicts what it had signed before
+    evidence: bytes | None = None  # the log's note, with its own signature only
+    against: int | None = None  # size of the cosigned tree that the evidence speaks against
     reason: str = ""  # for the operator, never for the log
 
 
@@ -100,20 +105,29 @@ def read_origin(body: bytes) -> str:
     return parse_checkpoint(parse_note(parse_request(body).note).text).origin
 
 
+def own_note(body: bytes, log: VerifierKey) -> bytes:
+    """Return the note in a request with the log's own signature only: one form, whoever else signed beside it."""
+    note = parse_note(parse_request(body).note)
+    return format_note(note.text, [verify_note(note, [log])[log]])
+
+
 def decide(
     body: bytes,
     *,
     logs: Mapping[str, VerifierKey],
     latest: Checkpoint | None,
+    cosigned_root: Callable[[int], bytes | None],
     name: str,
     key: Ed25519PrivateKey,
     now: int,
 ) -> Decision:
-    """Return what the witness `name` answers at `now` (seconds), given the latest checkpoint it cosigned of this log.
+    """Return what the witness `name` answers at `now` (seconds), given what it cosigned of this log.
+
+    latest: the largest; cosigned_root: the root of the tree of a smaller size, None where it cosigned none.
 
     - unknown log 404; no valid signature of the log 403; malformed, or an old size above the new one, 400
-    - an old size that is not the latest: 409 with the latest size; it is evidence where the tree shrank
-    - the same size with another root: 409, and evidence
+    - an old size that is not the latest: 409 with the latest size
+    - a size that was cosigned with another root: 409, and evidence; a replayed honest note is none
     - a proof that does not verify: 422, and evidence
     - otherwise the cosignature, and the new latest checkpoint
     """
@@ -131,17 +145,20 @@ def decide(
     if request.old_size > offered.size or offered.size > MAX_TREE_SIZE:
         return _refuse(MALFORMED, "the old size is above the new one")
     known = latest or Checkpoint(origin=offered.origin, size=0, root=EMPTY_ROOT)
+    own = own_note(body, log)  # lines of other signers would make copies of one note distinct
+    seen = known.root if offered.size == known.size else cosigned_root(offered.size)
+    if seen is not None and seen != offered.root:
+        answer = _conflict(known)
+        return Decision(answer=answer, evidence=own, against=offered.size, reason=TWO_ROOTS)
     if request.old_size != known.size:
-        shrank = offered.size < known.size
-        return _conflict(known, evidence=request.note if shrank else None, reason="another size was cosigned last")
-    if offered.size == known.size and offered.root != known.root:
-        return _conflict(known, evidence=request.note, reason="two roots of one size")
+        return Decision(answer=_conflict(known), reason="another size was cosigned last")
     try:
         verify_consistency(
             old=known.size, old_root=known.root, size=offered.size, root=offered.root, proof=request.proof
         )
     except VerificationError:
-        return _refuse(INCONSISTENT, "inconsistent with what was cosigned", evidence=request.note)
+        refused = _refuse(INCONSISTENT, NOT_EXTENDED)
+        return Decision(answer=refused.answer, evidence=own, against=known.size, reason=NOT_EXTENDED)
     line = str(cosign(note.text, name=name, key=key, timestamp=now))
     return Decision(answer=Answer(status=ACCEPTED, body=line.encode()), latest=offered)
 
@@ -153,10 +170,9 @@ def _is_signed(note: Note, log: VerifierKey) -> bool:
         return False
 
 
-def _refuse(status: int, reason: str, *, evidence: bytes | None = None) -> Decision:
-    return Decision(answer=Answer(status=status, body=f"{reason}\n".encode()), evidence=evidence, reason=reason)
+def _refuse(status: int, reason: str) -> Decision:
+    return Decision(answer=Answer(status=status, body=f"{reason}\n".encode()), reason=reason)
 
 
-def _conflict(known: Checkpoint, *, evidence: bytes | None, reason: str) -> Decision:
-    answer = Answer(status=CONFLICT, body=f"{known.size}\n".encode(), media_type=SIZE_TYPE)
-    return Decision(answer=answer, evidence=evidence, reason=reason)
+def _conflict(known: Checkpoint) -> Answer:
+    return Answer(status=CONFLICT, body=f"{known.size}\n".encode(), media_type=SIZE_TYPE)

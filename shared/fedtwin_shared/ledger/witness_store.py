@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
@@ -18,15 +19,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedtwin_shared.errors import ConfigurationError, VerificationError
 from fedtwin_shared.ledger.database import LedgerError, check_version, connect, create, explained, transaction
 from fedtwin_shared.ledger.note import COSIGNATURE, Checkpoint, VerifierKey, make_verifier_key
-from fedtwin_shared.ledger.witness import Answer, decide, read_origin
+from fedtwin_shared.ledger.witness import Answer, Decision, decide, own_note, read_origin
 
 SEED_BYTES: Final = 32  # RFC 8032 §5.1.5
-MAX_EVIDENCE: Final = 10_000  # notes kept for each log; the first ones are the proof, prevents DoS
+MAX_EVIDENCE: Final = 10_000  # notes kept for each log and reason; the first ones are the proof, prevents DoS
 
-_VERSION: Final = 2  # of these tables; a file of any other is refused
+_VERSION: Final = 3  # of these tables; a file of any other is refused
 _SCHEMA: Final = """
 CREATE TABLE identity (name TEXT NOT NULL, seed BLOB NOT NULL);
 CREATE TABLE latest (origin TEXT PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL);
+CREATE TABLE cosigned (
+    origin TEXT NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL, PRIMARY KEY (origin, size)
+);
 CREATE TABLE evidence (
     origin TEXT NOT NULL, note BLOB NOT NULL, against BLOB NOT NULL, reason TEXT NOT NULL, seen INTEGER NOT NULL,
     UNIQUE (origin, note)
@@ -36,7 +40,11 @@ CREATE TABLE evidence (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Two notes that a log signed and that cannot both be true."""
+    """A note that a log signed, and the one it contradicts, each with the log's own signature only.
+
+    reason: `TWO_ROOTS` proves a fork by itself; `NOT_EXTENDED` says that no valid proof came with the note, which is
+    to be cleared up with the log: whoever sent it may have sent a wrong proof of an honest tree.
+    """
 
     origin: str
     note: bytes  # what it offered
@@ -96,15 +104,22 @@ class WitnessStore:
         with self._one_at_a_time, transaction(self._connection, self._path):
             latest = self._latest(origin)
             now = clock()
-            decision = decide(body, logs=self._logs, latest=latest, name=self._name, key=self._key, now=now)
+            decision = decide(
+                body,
+                logs=self._logs,
+                latest=latest,
+                cosigned_root=partial(self._cosigned_root, origin),
+                name=self._name,
+                key=self._key,
+                now=now,
+            )
             if decision.latest is not None:
-                note = body.partition(b"\n\n")[2]
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)",
-                    (origin, decision.latest.size, decision.latest.root, note),
-                )
+                note = own_note(body, self._logs[origin])
+                row = (origin, decision.latest.size, decision.latest.root, note)
+                self._connection.execute("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", row)
+                self._connection.execute("INSERT OR IGNORE INTO cosigned VALUES (?, ?, ?, ?)", row)
             if decision.evidence is not None:
-                self._keep(origin, decision.evidence, decision.reason, now)
+                self._keep(origin, decision, now)
         # A crash before the commit answers nothing; a crash here means that the log asks again and hears 200 or 409.
         return decision.answer
 
@@ -130,10 +145,17 @@ class WitnessStore:
         row = self._connection.execute("SELECT size, root FROM latest WHERE origin = ?", (origin,)).fetchone()
         return None if row is None else Checkpoint(origin=origin, size=row[0], root=row[1])
 
-    def _keep(self, origin: str, note: bytes, reason: str, now: int) -> None:
-        (kept,) = self._connection.execute("SELECT count(*) FROM evidence WHERE origin = ?", (origin,)).fetchone()
+    def _cosigned_root(self, origin: str, size: int) -> bytes | None:
+        query = "SELECT root FROM cosigned WHERE origin = ? AND size = ?"
+        row = self._connection.execute(query, (origin, size)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def _keep(self, origin: str, decision: Decision, now: int) -> None:
+        count = "SELECT count(*) FROM evidence WHERE origin = ? AND reason = ?"
+        (kept,) = self._connection.execute(count, (origin, decision.reason)).fetchone()
         if kept < MAX_EVIDENCE:
             self._connection.execute(
-                "INSERT OR IGNORE INTO evidence SELECT origin, ?, note, ?, ? FROM latest WHERE origin = ?",
-                (note, reason, now, origin),
+                "INSERT OR IGNORE INTO evidence SELECT origin, ?, note, ?, ? FROM cosigned"
+                " WHERE origin = ? AND size = ?",
+                (decision.evidence, decision.reason, now, origin, decision.against),
             )

@@ -100,7 +100,7 @@ def test_a_lost_answer_is_recovered_from(log: LogWriter, witnesses: list[Witness
 def test_a_restored_ledger_learns_that_it_is_not_what_it_was(
     tmp_path: Path, witnesses: list[WitnessStore], size: int, found: str
 ) -> None:
-    # Shorter, as long, and longer than what was cosigned: each is stopped, and the evidence is kept by the witness.
+    # Shorter, as long, and longer than what was cosigned: each is stopped; what proves another history is kept.
     with LogWriter(tmp_path / "true.sqlite") as true:
         cosign_checkpoint(true, grow(true, 9), [contact(witnesses[0])])
     with LogWriter(tmp_path / "restored.sqlite") as restored:
@@ -111,7 +111,8 @@ def test_a_restored_ledger_learns_that_it_is_not_what_it_was(
     # In words for whoever runs the hospital's machines.
     assert "expected the ledger that this witness knows, with 9 entries" in str(caught.value)
     assert "a restored backup or another history" in str(caught.value)
-    assert len(witnesses[0].evidence()) == 1
+    # One that is shorter, of a size that was never cosigned, could be an old note that anybody posted.
+    assert len(witnesses[0].evidence()) == (size >= 9)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_shared.ledger import witness_store
 from fedtwin_shared.ledger.cosignature import verify_cosignatures
 from fedtwin_shared.ledger.database import LedgerError
-from fedtwin_shared.ledger.note import parse_note, verify_checkpoint
+from fedtwin_shared.ledger.note import parse_note, sign_note, verify_checkpoint
 from fedtwin_shared.ledger.witness_store import WitnessStore
 from tests.shared.ledger.hospital_log import LOG, LOGS, entries_of, request, signed_note
 
@@ -68,7 +70,28 @@ def test_a_restored_backup_is_caught_though_its_signatures_are_sound(witness: Wi
     verify_checkpoint(parse_note(signed_note(regrown)), LOG)
     assert witness.add_checkpoint(request(regrown, old=6), clock=clock).status == 409
     assert witness.add_checkpoint(request(regrown, old=9), clock=clock).status == 422
-    assert [verify_checkpoint(parse_note(kept.note), LOG).size for kept in witness.evidence()] == [6, 10]
+    assert [verify_checkpoint(parse_note(kept.note), LOG).size for kept in witness.evidence()] == [10]
+
+
+def test_replayed_honest_notes_are_no_evidence_and_take_no_room(
+    witness: WitnessStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(witness_store, "MAX_EVIDENCE", 1)
+    for old, size in [(0, 3), (3, 5)]:
+        assert witness.add_checkpoint(request(entries_of(size), old=old), clock=clock).status == 200
+    stranger = Ed25519PrivateKey.generate()
+    for story, size in [("true", 3), ("true", 2), ("other", 7)]:
+        for number in range(3):
+            body = request(entries_of(size, story=story), old=min(size, 5))
+            text = parse_note(signed_note(entries_of(size, story=story))).text
+            body += str(sign_note(text, name=f"x{number}", key=stranger)).encode()
+            assert witness.add_checkpoint(body, clock=clock).status == (409 if size < 5 else 422)
+    (inconsistent,) = witness.evidence()
+    assert inconsistent.note == signed_note(entries_of(7, story="other"))  # once, without foreign lines
+    fork = request(entries_of(3, story="other"), old=0)
+    assert witness.add_checkpoint(fork, clock=clock).status == 409
+    kept = witness.evidence()[1]
+    assert (kept.note, kept.against) == (signed_note(entries_of(3, story="other")), signed_note(entries_of(3)))
 
 
 def test_two_views_are_caught_by_whoever_sees_both(witness: WitnessStore) -> None:
@@ -112,7 +135,7 @@ def test_a_memory_of_another_version_says_so(witness: WitnessStore, tmp_path: Pa
     connection = sqlite3.connect(tmp_path / "witness.sqlite")
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(LedgerError, match=r"another version of fedtwin.*expected tables of version 2, found 7"):
+    with pytest.raises(LedgerError, match=r"another version of fedtwin.*expected tables of version 3, found 7"):
         WitnessStore(tmp_path / "witness.sqlite", logs=LOGS)
 
 
