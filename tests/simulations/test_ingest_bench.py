@@ -26,7 +26,7 @@ def test_every_parser_is_measured_on_messages_that_are_read_whole() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SOAK, reason="a long campaign, FEDTWIN_SOAK=1")
+@pytest.mark.skipif(not SOAK, reason="a long campaign: make soak")
 @pytest.mark.skipif(find_broker() is None, reason="mosquitto is not installed")
 def test_a_killed_subscriber_is_measured_and_loses_nothing(tmp_path: Path) -> None:
     rate, lost = broker_bench.time_killed_subscriber(make_site(tmp_path), messages=3000)
