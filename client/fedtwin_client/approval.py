@@ -19,7 +19,7 @@ from fedtwin_client.cohort import Cohort, form_cohort, missing_columns
 from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.gate import Approver, Gate, open_gate
 from fedtwin_client.hospital_ledger import digest_code, note_refusal
-from fedtwin_client.ledger_journal import read_ledger
+from fedtwin_client.ledger_mark import read_own_ledger
 from fedtwin_client.policy import SitePolicy
 from fedtwin_client.policy_signature import open_policy
 from fedtwin_client.quarantine import Tally
@@ -108,7 +108,7 @@ def price_study(directory: HospitalDirectory, signed: SignedStudy, *, now: float
 
     Raises `JournalError`.
     """
-    state = read_ledger(directory.ledger)
+    state = read_own_ledger(directory)
     if state is None:
         return None
     programme = plan_programme(signed.study, plan=digest(signed.envelope))

@@ -113,6 +113,7 @@ def check(directory: Directory) -> None:
     from fedtwin_client.errors import DataError
     from fedtwin_client.gate import open_gate
     from fedtwin_client.health import is_reachable
+    from fedtwin_client.ledger_mark import examine_ledger
     from fedtwin_client.node import check_files
     from fedtwin_client.policy_signature import open_policy
     from fedtwin_client.reader import read_hospital
@@ -121,6 +122,7 @@ def check(directory: Directory) -> None:
     hospital = read_directory(directory)
     check_files(hospital)
     open_policy(hospital, open_gate(hospital)).verify()
+    standing = examine_ledger(hospital)
     records = read_hospital(hospital.data, quarantine=hospital.quarantine)
     studies = open_studies(hospital, open_gate(hospital))
     console = Console()
@@ -137,6 +139,8 @@ def check(directory: Directory) -> None:
         if approved is not None:
             state = "approved" if approved.attested else "not attested: approve it again"
             console.print(f"study {approved.study.name} version {approved.study.version}: {state}")
+    for warning in standing.warnings:
+        console.print(f"warning: {warning}")
     superlink = hospital.config.coordinator.superlink
     console.print(f"coordinator {superlink}: {'can' if is_reachable(superlink) else 'cannot'} be reached from here")
     for tally in records.tallies:
@@ -154,6 +158,7 @@ def check(directory: Directory) -> None:
 def run(directory: Directory) -> None:
     """Run the node in the foreground until SIGTERM. Data files that cannot be read are fatal before anything starts."""
     from fedtwin_client.config import read_directory
+    from fedtwin_client.ledger_mark import examine_ledger
     from fedtwin_client.node import run_node
     from fedtwin_client.studies import approved_digests
     from fedtwin_shared.supervision import end_with_supervisor
@@ -164,6 +169,8 @@ def run(directory: Directory) -> None:
         from fedtwin_client.reader import read_hospital
 
         read_hospital(hospital.data, quarantine=hospital.quarantine)
+    for warning in examine_ledger(hospital).warnings:
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{hospital.config.name}: runs until it is told to stop; health: port {hospital.config.ports.health}")
     run_node(hospital)
 
@@ -178,12 +185,15 @@ def status(
     from fedtwin_client.gate import open_gate
     from fedtwin_client.hospital_ledger import describe_lifetime
     from fedtwin_client.ingest.state import read_state
+    from fedtwin_client.ledger_mark import examine_ledger
     from fedtwin_client.spending import describe_spending
     from fedtwin_shared.privacy import CAVEAT
 
     hospital = read_directory(directory)
     rows = describe_spending(hospital)
     lifetime = describe_lifetime(hospital, open_gate(hospital))
+    for warning in examine_ledger(hospital).warnings:
+        typer.echo(f"warning: {warning}", err=True)
     if as_json:
         shown: dict[str, object] = {"site": hospital.config.name, "caveat": CAVEAT}
         shown["studies"] = [asdict(row) for row in rows]

@@ -2,7 +2,8 @@
 
 Design note: a hospital without a ledger keeps the file journal, which knows studies but no lifetime. A ledger begins
 before anything was spent, at the (ε, δ) that its people state and an order from the studies they approved, and its
-folder is never given up for the file journal again: a ledger that is gone is an error and no new budget.
+folder is never given up for the file journal again: a ledger that is gone is an error and no new budget. That it was
+begun is remembered outside its folder, in the mark of `ledger_mark` and by its witnesses.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from fedtwin_client.ledger_journal import (
     Note,
     Surroundings,
     leave_note,
-    read_ledger,
     spend_of,
 )
+from fedtwin_client.ledger_mark import examine_ledger, is_marked, leave_mark, read_own_ledger
 from fedtwin_client.studies import STUDY_FILE, StudyFolder, open_studies
 from fedtwin_client.witnessing import Witnessing
 from fedtwin_shared.durable import create_file
@@ -44,8 +45,10 @@ from fedtwin_shared.ledger.block_report import BlockReport, PartPrice, describe_
 from fedtwin_shared.ledger.entry import Conformance, Refusal
 from fedtwin_shared.ledger.filter import choose_order
 from fedtwin_shared.ledger.mechanism import Mechanism, Use
-from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, parse_checkpoint, parse_note, sign_note
+from fedtwin_shared.ledger.merkle import EMPTY_ROOT
+from fedtwin_shared.ledger.note import Checkpoint, VerifierKey, format_note, parse_checkpoint, parse_note, sign_note
 from fedtwin_shared.ledger.study_programme import StudyProgramme, plan_programme
+from fedtwin_shared.ledger.witness_client import ask_for_earlier
 from fedtwin_shared.ledger.witnesses import WITNESSES, hospital_log_key, read_witnesses
 from fedtwin_shared.round import RefusalCode
 from fedtwin_shared.signing import digest
@@ -93,17 +96,22 @@ class CohortCommitments:
 def begin_ledger(directory: HospitalDirectory, gate: Gate, *, epsilon: Decimal, delta: Decimal) -> LedgerState:
     """Begin the ledger of a hospital that has spent nothing, for the lifetime of its patients.
 
-    Raises `ConfigurationError`, `JournalError`; `VerificationError` for an (ε, δ) that no order can reach.
+    Raises `ConfigurationError`, `JournalError`; `VerificationError` for an (ε, δ) that no order can reach;
+    `HistoryError` and `WitnessesAwayError` of the witnesses that are configured.
 
-    - a ledger that is there is never begun anew
+    - a ledger that is there, was there, or is known to a witness is never begun anew
     """
-    if (directory.ledger / KEY_FILE).exists():
+    read_own_ledger(directory)
+    if is_marked(directory) or (directory.ledger / KEY_FILE).exists():
         raise ConfigurationError(file=directory.ledger, expected="no ledger yet", found="one")
     if read_spending(directory.journal):
         raise ConfigurationError(file=directory.journal, expected="a hospital that spent nothing", found="spending")
     studies = open_studies(directory, gate)
     programmes = [programme_of(directory, studies, study) for study in studies.digests()]
     uses = _add_up(use for found in programmes if found for part in found.parts for use in part.programme)
+    if not uses:
+        expected = "an approved study: the ledger's order follows from what is asked of its patients"
+        raise ConfigurationError(file=directory.studies, expected=expected, found="none")
     claim = LifetimeClaim(
         epsilon=epsilon,
         delta=delta,
@@ -112,12 +120,18 @@ def begin_ledger(directory: HospitalDirectory, gate: Gate, *, epsilon: Decimal, 
         signer=gate.public_key,
         site_policy=_digest_policy(directory),
     )
-    directory.ledger.mkdir(mode=0o700, exist_ok=True)
     surroundings = _surroundings(directory, studies, CohortCommitments(b""))  # nothing is charged here
+    if surroundings.witnessing is not None:
+        _ask_for_earlier(surroundings.witnessing)
+    directory.ledger.mkdir(mode=0o700, exist_ok=True)
     with LedgerJournal(directory.ledger, claim=claim, surroundings=surroundings) as journal:
         # A crash before the key is there leaves a ledger that no node opens, and that may be begun again as it is.
         create_file(directory.ledger / KEY_FILE, secrets.token_bytes(KEY_BYTES))
-        return journal.state
+        state = journal.state
+        assert state.opening is not None
+        # A crash before the mark is there leaves a ledger that is marked when it is opened.
+        leave_mark(directory, state.opening, ledger_key(directory))
+        return state
 
 
 def open_journal(
@@ -125,11 +139,14 @@ def open_journal(
 ) -> tuple[FileJournal | LedgerJournal, CohortCommitments | None]:
     """Return the hospital's journal: its ledger where one was begun; and what must be told of each cohort.
 
-    Raises `JournalError`.
+    Raises `ConfigurationError`, `JournalError`.
     """
-    if not directory.ledger.exists():
+    standing = examine_ledger(directory)
+    for warning in standing.warnings:
+        LOGGER.warning("%s", warning)
+    if standing.state is None and not directory.ledger.exists():
         return FileJournal(directory.journal), None
-    state = read_ledger(directory.ledger)
+    state = standing.state
     if state is None or state.opening is None:
         raise JournalError(file=directory.ledger, expected="the ledger that was begun", found="none")
     opening = state.opening
@@ -151,6 +168,7 @@ def open_journal(
     except JournalError:
         journal.close()
         raise
+    leave_mark(directory, opening, ledger_key(directory))
     return journal, commitments
 
 
@@ -187,7 +205,7 @@ def ledger_key(directory: HospitalDirectory) -> VerifierKey:
 
 def read_totals(directory: HospitalDirectory) -> Mapping[str, Spend]:
     """Return what was charged, by study digest, without a lock: also while the hospital runs. Raises `JournalError`."""
-    state = read_ledger(directory.ledger)
+    state = read_own_ledger(directory)
     if state is None:
         return read_spending(directory.journal)
     return {study: spend_of(account) for study, account in state.studies.items()}
@@ -195,7 +213,7 @@ def read_totals(directory: HospitalDirectory) -> Mapping[str, Spend]:
 
 def describe_lifetime(directory: HospitalDirectory, gate: Gate) -> Lifetime | None:
     """Return what is left of a lifetime, and the price of each approved study for every block; None: no ledger."""
-    state = read_ledger(directory.ledger)
+    state = read_own_ledger(directory)
     if state is None:
         return None
     studies = open_studies(directory, gate)
@@ -231,6 +249,7 @@ def digest_code() -> str:
 
 
 def _leave(directory: HospitalDirectory, note: Note) -> None:
+    read_own_ledger(directory)
     if not (directory.ledger / KEY_FILE).exists():
         return
     try:
@@ -270,6 +289,18 @@ def _surroundings(directory: HospitalDirectory, studies: StudyFolder, commitment
             origin=origin, sign=functools.partial(sign_note, name=origin, key=gate.key), witnesses=witnesses
         ),
     )
+
+
+def _ask_for_earlier(witnessing: Witnessing) -> None:
+    """Raise unless enough witnesses say that they never saw a ledger of this hospital."""
+    witnesses = witnessing.witnesses
+    text = Checkpoint(origin=witnessing.origin, size=0, root=EMPTY_ROOT).text
+    silent = ask_for_earlier(format_note(text, [witnessing.sign(text)]), witnesses.contacts)
+    if len(witnesses.contacts) - len(silent) < witnesses.required:
+        away = "; ".join(f"{name}: {reason}" for name, reason in sorted(silent.items()))
+        raise WitnessesAwayError(
+            field="witnesses", expected=f"{witnesses.required} of {len(witnesses.contacts)}", found=away
+        )
 
 
 def _add_up(uses: Iterable[Use]) -> tuple[Use, ...]:

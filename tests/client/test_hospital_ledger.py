@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedtwin_client.approval import approve_study, examine_study
-from fedtwin_client.config import HospitalDirectory
+from fedtwin_client.config import HospitalDirectory, read_directory
 from fedtwin_client.file_journal import FileJournal
 from fedtwin_client.gate import open_gate
 from fedtwin_client.hospital_ledger import (
@@ -25,6 +25,7 @@ from fedtwin_client.hospital_ledger import (
 from fedtwin_client.installation import load_cohort, open_installation
 from fedtwin_client.journal import JournalError, Spend, TaskKey
 from fedtwin_client.ledger_journal import LEDGER, read_ledger
+from fedtwin_client.ledger_mark import MARK_FILE
 from fedtwin_shared.cli import main
 from fedtwin_shared.errors import ConfigurationError
 from fedtwin_shared.ledger.account import Phase
@@ -135,6 +136,64 @@ def test_a_ledger_that_is_gone_is_no_new_budget(directory: HospitalDirectory, lo
     begin(directory)
     (directory.ledger / lost).unlink()
     with pytest.raises(JournalError):
+        open_installation(directory)
+
+
+def test_a_ledger_whose_folder_is_gone_is_no_new_budget(
+    directory: HospitalDirectory, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(directory)
+    assert fedtwin("status", directory.root) == 0
+    shutil.rmtree(directory.ledger)
+    again = ("begin-ledger", directory.root, "--epsilon", "8", "--delta", "0.000001")
+    commands: list[tuple[str | Path, ...]] = [("status", directory.root), ("check", directory.root)]
+    commands += [("run", directory.root), ("checkpoint", directory.root), again]
+    commands += [("refuse", directory.root, write_study(directory.root.parent, world), "--yes")]
+    for command in commands:
+        capsys.readouterr()
+        assert fedtwin(*command) == 2, command
+        assert "expected the ledger that was begun here" in capsys.readouterr().err.replace("\n", " "), command
+    with pytest.raises(JournalError, match="begun here"):
+        open_installation(directory)
+    assert not directory.ledger.exists()
+
+
+def test_a_ledger_begins_with_an_approved_study(tmp_path: Path, world: World) -> None:
+    directory = make_premises(tmp_path / "north", world)
+    with pytest.raises(ConfigurationError, match="expected an approved study"):
+        begin(directory)
+    assert not directory.ledger.exists()
+
+
+def test_another_ledger_is_not_the_one_that_was_begun(tmp_path: Path, directory: HospitalDirectory) -> None:
+    shutil.copytree(directory.root, tmp_path / "twin")
+    begin(directory)
+    twin = read_directory(tmp_path / "twin")
+    begin(twin)  # with the same key, for the same lifetime
+    shutil.rmtree(directory.ledger)
+    shutil.copytree(twin.ledger, directory.ledger)
+    with pytest.raises(JournalError, match="another"):
+        open_installation(directory)
+    with pytest.raises(JournalError, match="another"):
+        read_totals(directory)
+
+
+def test_a_ledger_from_before_marks_is_marked_when_it_opens(directory: HospitalDirectory) -> None:
+    begin(directory)
+    mark = directory.root / MARK_FILE
+    before = mark.read_bytes()
+    assert json.loads(before)["origin"] == "north/ledger"
+    assert stat.S_IMODE(mark.stat().st_mode) == 0o600
+    mark.unlink()
+    open_installation(directory).journal.close()
+    assert mark.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"\xff"])
+def test_a_damaged_mark_opens_nothing(directory: HospitalDirectory, damage: bytes) -> None:
+    begin(directory)
+    (directory.root / MARK_FILE).write_bytes(damage)
+    with pytest.raises(JournalError, match=MARK_FILE):
         open_installation(directory)
 
 

@@ -16,13 +16,15 @@ from fedtwin_client.config import HospitalDirectory
 from fedtwin_client.gate import open_gate
 from fedtwin_client.hospital_ledger import ledger_key, note_conformance
 from fedtwin_client.installation import open_installation
-from fedtwin_client.journal import JournalError
+from fedtwin_client.journal import JournalError, WitnessesAwayError
 from fedtwin_client.ledger_journal import LEDGER
+from fedtwin_client.ledger_mark import MARK_FILE
 from fedtwin_shared.ledger.encoding import parse_entry
 from fedtwin_shared.ledger.entry import Conformance
 from fedtwin_shared.ledger.evidence import parse_evidence
 from fedtwin_shared.ledger.note import parse_checkpoint, parse_note
 from fedtwin_shared.ledger.store import LogReader
+from fedtwin_shared.ledger.witness_client import HistoryError
 from fedtwin_shared.ledger.witness_store import WitnessStore
 from fedtwin_shared.ledger.witnesses import WITNESSES
 from fedtwin_shared.models import initialise
@@ -145,6 +147,60 @@ def test_a_ledger_opens_while_its_witnesses_are_away(directory: HospitalDirector
     installed.journal.close()
     assert (arrays, evidence) == ({}, b"")
     assert fedtwin("checkpoint", directory.root) == 2
+
+
+def test_a_witnessed_ledger_needs_its_witnesses(
+    directory: HospitalDirectory, store: WitnessStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fedtwin("checkpoint", directory.root) == 0
+    (directory.root / WITNESSES).unlink()
+    for command in ("check", "run", "checkpoint"):
+        capsys.readouterr()
+        assert fedtwin(command, directory.root) == 2
+        assert "the witnesses that cosigned this ledger" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(JournalError, match="witnesses that cosigned"):
+        open_installation(directory)
+
+
+def test_a_ledger_that_nobody_watches_is_said(directory: HospitalDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fedtwin("check", directory.root) == 0
+    assert "nobody sees this ledger grow" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_witnesses_without_a_ledger_are_said(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = make_premises(tmp_path / "north", world)
+    approve_study(directory, examine_study(directory, write_study(tmp_path, world)))
+    store = WitnessStore.create(tmp_path / "w.sqlite", name="keeper/witness", logs={})
+    line = f'faulty = 0\n[[witness]]\nkey = "{store.verifier_key}"\naddress = "http://127.0.0.1:9"\n'
+    (directory.root / WITNESSES).write_text(line, encoding="utf-8")
+    assert fedtwin("check", directory.root) == 0
+    assert "no ledger that they could see" in capsys.readouterr().out.replace("\n", " ")
+    assert fedtwin("status", directory.root) == 0
+    assert "no ledger that they could see" in capsys.readouterr().err.replace("\n", " ")
+    # Who begins a ledger must hear from them that there was none.
+    with pytest.raises(WitnessesAwayError):
+        begin(directory)
+    assert not directory.ledger.exists()
+
+
+def test_a_ledger_that_witnesses_know_is_not_begun_anew(
+    directory: HospitalDirectory, store: WitnessStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fedtwin("checkpoint", directory.root) == 0
+    shutil.rmtree(directory.ledger)
+    (directory.root / MARK_FILE).unlink(missing_ok=True)  # whoever deletes a ledger may delete this too
+    with pytest.raises(HistoryError, match=r"no ledger of this hospital yet, found one with 2 entries"):
+        begin(directory)
+    assert not directory.ledger.exists()
+
+
+def test_witnesses_that_know_no_ledger_let_one_begin(
+    tmp_path: Path, directory: HospitalDirectory, store: WitnessStore
+) -> None:
+    shutil.rmtree(directory.ledger)
+    (directory.root / MARK_FILE).unlink(missing_ok=True)
+    begin(directory)
+    assert fedtwin("checkpoint", directory.root) == 0
 
 
 def test_without_witnesses_there_is_no_checkpoint(directory: HospitalDirectory) -> None:

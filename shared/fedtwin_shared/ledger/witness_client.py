@@ -36,6 +36,7 @@ from fedtwin_shared.ledger.witness import (
     INCONSISTENT,
     SIZE_TYPE,
     TEXT_TYPE,
+    UNKNOWN_LOG,
     AddCheckpoint,
     Answer,
 )
@@ -103,6 +104,28 @@ def cosign_checkpoint(log: LogReader, note: bytes, witnesses: Sequence[WitnessCo
     whole = format_note(own.text, [*own.signatures, *(one.signature for one in gained if one.signature is not None)])
     kept = KeptNote(note=whole, witnessed={one.contact.key.name: size for one in gained})
     return Cosigned(kept=kept, absent={one.contact.key.name: one.absence for one in asked if one.signature is None})
+
+
+def ask_for_earlier(note: bytes, witnesses: Sequence[WitnessContact]) -> dict[str, str]:
+    """Ask every witness whether it never saw this log; return who did not say, and why. note: of no entries, signed.
+
+    - a witness that cosigned any entry of this log raises `HistoryError`
+    - one that does not know the log (404) has seen nothing of it; this is believed as far as the connection is
+    """
+    check_witnesses([contact.key for contact in witnesses])
+    body = AddCheckpoint(old_size=0, proof=(), note=note).encode()
+    asked = [_Asked(contact=contact, old_size=0) for contact in witnesses]
+    silent: dict[str, str] = {}
+    for one, answer in zip(asked, _send_all(asked, [body] * len(asked)), strict=True):
+        name = one.contact.key.name
+        if isinstance(answer, OSError):
+            silent[name] = str(answer) or type(answer).__name__
+        elif answer.status == CONFLICT:
+            found = f"one with {_read_size(answer)} entries, which this witness cosigned"
+            raise HistoryError(field=name, expected="no ledger of this hospital yet", found=found)
+        elif answer.status not in {ACCEPTED, UNKNOWN_LOG}:
+            silent[name] = f"status {answer.status}"
+    return silent
 
 
 @dataclass(slots=True, kw_only=True)
