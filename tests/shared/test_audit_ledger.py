@@ -15,13 +15,17 @@ from fedtwin_shared.ledger.store import KeptNote, LogWriter, NewEntry
 from tests.shared.ledger.forge import DOCUMENT, GOLDEN, note_of, write_book
 
 KEYS = GOLDEN / "pinned-keys.json"
-ATTACKS = sorted(file.stem for file in GOLDEN.glob("*.zip") if file.stem != "honest")
+ATTACKS = sorted(file.stem for file in GOLDEN.glob("*.zip") if not file.stem.startswith("honest"))
 
 
 def run(*arguments: str | Path) -> int:
     with pytest.raises(SystemExit) as ended:
         main(["audit", *map(str, arguments)])
     return int(ended.value.code or 0)
+
+
+def test_a_ledger_of_the_study_that_lies_with_it_ends_with_0() -> None:
+    assert run("verify", GOLDEN / "honest-with-study.zip", "--keys", KEYS) == 0
 
 
 def test_an_honest_bundle_ends_with_0_and_says_what_it_proves(capsys: pytest.CaptureFixture[str]) -> None:
