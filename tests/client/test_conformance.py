@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,13 +29,14 @@ from fedtwin_shared.study import Participant, Study
 from fedtwin_simulations.seeded_randomness import SeededStream
 from tests.client.premises import make_premises, write_study
 from tests.client.small import Seeded, small_study
+from tests.soak import only_in_soak
 from tests.world import make_world
 
 # Sharp enough to tell in a second: little noise, few steps.
 CLAIM = Claim(sampling_rate=0.25, noise_multiplier=0.6, steps=12, delta=1e-5)
 EFFORT = Effort(canaries=800, runs=1)
 DAY = dt.date(2030, 1, 2)
-soak = pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="a long campaign: make soak")
+soak = only_in_soak("a long campaign")
 
 
 def measure(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.kill_campaign import POINTS, Tally, run_campaign
+from tests.soak import only_in_soak
 
 RANDOM = "random instant"
 
@@ -29,7 +29,7 @@ def test_a_hospital_that_is_killed_again_and_again_never_touches_more_than_it_ch
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("FEDTWIN_SOAK" not in os.environ, reason="1,000 kills: make soak")
+@only_in_soak("1,000 kills")
 def test_a_thousand_kills(tmp_path: Path) -> None:
     tally = run_campaign(tmp_path, kills=1000, seed=1)
     check(tally, kills=1000)

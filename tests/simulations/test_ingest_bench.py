@@ -12,7 +12,7 @@ from fedtwin_client.ingest.readings import Draft
 from fedtwin_simulations import broker_bench
 from fedtwin_simulations.ingest_site import make_site
 from fedtwin_simulations.parser_bench import time_parsers, write_observation, write_result_message
-from tests.client.ingest.foreign import SOAK
+from tests.soak import only_in_soak
 
 
 def test_every_parser_is_measured_on_messages_that_are_read_whole() -> None:
@@ -26,7 +26,7 @@ def test_every_parser_is_measured_on_messages_that_are_read_whole() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SOAK, reason="a long campaign: make soak")
+@only_in_soak("a long campaign")
 @pytest.mark.skipif(find_broker() is None, reason="mosquitto is not installed")
 def test_a_killed_subscriber_is_measured_and_loses_nothing(tmp_path: Path) -> None:
     rate, lost = broker_bench.time_killed_subscriber(make_site(tmp_path), messages=3000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from fedtwin_simulations.secure_superlink import (
     time_superlink_rounds,
     write_consortium,
 )
+from tests.soak import only_in_soak
 
 
 def test_a_consortium_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -31,13 +31,13 @@ def test_the_bundle_holds_no_code() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="twelve processes for a minute: make soak")
+@only_in_soak("twelve processes for a minute")
 def test_sums_are_exact_on_a_real_superlink(tmp_path: Path) -> None:
     assert len(time_superlink_rounds(tmp_path / "link", sites=4, length=2000, rounds=2)) == 2
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="twelve processes for minutes: make soak")
+@only_in_soak("twelve processes for minutes")
 def test_a_site_that_is_killed_in_a_step_leaves_the_exact_sum_of_the_others(tmp_path: Path) -> None:
     # Every sum is checked against its own survivors' vectors; the steps after the kill wait out their patience.
     folder = tmp_path / "link"

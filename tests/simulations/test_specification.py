@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -27,15 +27,36 @@ from fedtwin_simulations.specification import (
 )
 from fedtwin_simulations.virtual_hospitals import CASE_MIXES
 from tests.simulations.laboratory import SITES, experiment_document, small_experiment, study_document
+from tests.soak import only_in_soak
 
 
-@pytest.mark.parametrize("name", list_experiments())
-def test_every_packaged_experiment_drafts_valid_studies_within_their_price(name: str) -> None:
+def list_drafts(*, sampled: bool) -> list[tuple[str, tuple[MethodEntry, ...]]]:
+    """Every packaged experiment with those of its methods whose patients are drawn for each step, or are not."""
+    found = []
+    for name in list_experiments():
+        methods = read_experiment(name).methods
+        chosen = (one for one in methods if (one.changes.get("privacy", {}).get("sampling_rate", 1.0) < 1) is sampled)
+        found.append((name, tuple(chosen)))
+    return [(name, entries) for name, entries in found if entries]
+
+
+@only_in_soak("ten seconds of accounting for each of hundreds of sampled steps")
+@pytest.mark.parametrize(("name", "entries"), list_drafts(sampled=True))
+def test_sampled_methods_draft_valid_studies_within_their_price(name: str, entries: Sequence[MethodEntry]) -> None:
+    check_drafts(name, entries)
+
+
+@pytest.mark.parametrize(("name", "entries"), list_drafts(sampled=False))
+def test_every_packaged_experiment_drafts_valid_studies_within_their_price(
+    name: str, entries: Sequence[MethodEntry]
+) -> None:
+    check_drafts(name, entries)
+
+
+def check_drafts(name: str, entries: Sequence[MethodEntry]) -> None:
     experiment = read_experiment(name)
     roster = make_consortium([*experiment.sites, POOLED]).roster
-    for entry in experiment.methods:
-        if entry.changes.get("privacy", {}).get("sampling_rate", 1.0) < 1 and os.environ.get("FEDTWIN_SOAK") != "1":
-            continue  # the accountant takes ten seconds for hundreds of sampled steps
+    for entry in entries:
         study = draft_study(experiment, entry, roster, pooled=entry.method == "pooled")
         if entry.epsilon is None:
             assert study.privacy.mode == "none"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
-import pytest
 
 from fedtwin_simulations.monitor_bench import REPORTED_SEED, make_stream
 from fedtwin_simulations.vital_calibration import DELETED, measure_coverage
+from tests.soak import only_in_soak
 
 
 def test_every_sign_is_measured() -> None:
@@ -18,7 +16,7 @@ def test_every_sign_is_measured() -> None:
     assert all(np.isfinite((one.nis, one.uniform)).all() for one in found)
 
 
-@pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="a campaign: make soak")
+@only_in_soak("a campaign")
 def test_breathing_and_saturation_hold_ninety_per_cent_whatever_is_deleted() -> None:
     stream = make_stream(REPORTED_SEED + 3, patients=150)
     for deleted in DELETED:

@@ -10,9 +10,9 @@ import pytest
 
 from fedtwin_client.ingest.readings import Judged, Readings, believe
 from fedtwin_client.quarantine import Verdicts
+from tests.soak import SOAK
 
 DATA = Path(os.environ.get("FEDTWIN_DATA", ""))
-SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
 INPUTS = 20_000 if SOAK else 300  # examples of hypothesis, a parser
 MUTANTS = 1_000_000 if SOAK else 3_000  # inputs of the mutation campaign, a format
 

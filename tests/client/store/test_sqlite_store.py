@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sqlite3
 import stat
@@ -27,9 +26,10 @@ from tests.contracts.store_contract import (
     rows_of,
     stay,
 )
+from tests.soak import SOAK
 
 HERE = Path(__file__).parent
-KILLS = 1000 if os.environ.get("FEDTWIN_SOAK") == "1" else 24
+KILLS = 1000 if SOAK else 24
 
 
 class TestSqliteStore(StoreContract):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 import pytest
@@ -29,8 +28,8 @@ from tests.shared.secagg.assembly import (
 from tests.shared.secagg.assembly import (
     make_step as make_secure_step,
 )
+from tests.soak import SOAK
 
-SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
 SPLIT = {"site-000": range(9), "site-001": range(9, 11), "site-002": range(11, 30)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 import re
 import struct
@@ -23,11 +22,11 @@ from fedtwin_shared.ledger.bundle import read_audit_bundle, unpack_bundle
 from fedtwin_shared.ledger.second_opinion import recompute_history
 from fedtwin_shared.ledger.verification import Finding, VerifiedBundle, verify_bundle
 from tests.shared.ledger.forge import GOLDEN, PINNED, SITE, bundle_of, note_of, write_book
+from tests.soak import SOAK
 
 KEYS = GOLDEN / "pinned-keys.json"
 ENTRIES = write_book(1)
 SMALL = bundle_of(ENTRIES, note_of(ENTRIES))
-SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
 
 
 def verify(data: bytes) -> VerifiedBundle[LedgerState] | tuple[Finding, ...]:

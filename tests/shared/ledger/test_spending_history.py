@@ -15,7 +15,7 @@ from tests.shared.ledger.book import STUDY_A, STUDY_B, TRAIN_A, TRAIN_B, Book, o
 STEP_A, STEP_B = sampled("0.05", "1", 1), sampled("0.02", "0.8", 1)
 
 
-def check(history: SpendingHistory) -> None:
+def assert_it_adds_up(history: SpendingHistory) -> None:
     """What is told of every block is what the state says of it."""
     state = history.state
     assert history.blocks.keys() == state.blocks.keys()
@@ -34,7 +34,7 @@ def test_a_block_of_both_studies_tells_them_apart() -> None:
     book.enrol(STUDY_B, all=[TRAIN_B])
     book.reserve(STUDY_B, sampled("0.02", "0.8", 50), blocks=["0/1.all/2.all", "0/2.all"])
     history = trace_history(book.written)
-    check(history)
+    assert_it_adds_up(history)
     both, before = history.blocks["0/1.all/2.all"], history.blocks["0/1.all"]
     assert both.by_study.keys() == {STUDY_A, STUDY_B}
     assert both.points[:1] == before.points
@@ -51,7 +51,7 @@ def test_a_refund_is_told_and_one_that_was_too_late_is_not() -> None:
     book.enrol(STUDY_B, all=[TRAIN_B])
     book.abort(task_key(STUDY_A, 2))
     history = trace_history(book.written)
-    check(history)
+    assert_it_adds_up(history)
     at = PLACES[history.state.in_force.order]
     told = [point.spent[at] for point in history.blocks["0/1.all"].points]
     assert told == [told[0], 2 * told[0], told[0]]
@@ -84,7 +84,7 @@ def test_a_long_past_is_thinned_and_its_end_is_kept() -> None:
     for round_ in range(1, 300):
         book.reserve(STUDY_A, use, blocks=["0/1.all"], round_=round_)
     history = trace_history(book.written)
-    check(history)
+    assert_it_adds_up(history)
     assert len(history.blocks["0/1.all"].points) <= MOST_POINTS
 
 
@@ -94,7 +94,7 @@ ACTIONS = st.lists(st.sampled_from(["A", "B", "enrol", "close", "epoch", "abort"
 @settings(max_examples=25, deadline=None)
 @given(actions=ACTIONS)
 def test_what_is_told_adds_up_whatever_happened(actions: list[str]) -> None:
-    check(trace_history(act(actions).written))
+    assert_it_adds_up(trace_history(act(actions).written))
 
 
 def act(actions: list[str]) -> Book:

@@ -22,8 +22,8 @@ from fedtwin_shared.ledger.merkle import compute_root, hash_leaf, verify_consist
 from fedtwin_shared.ledger.note import Checkpoint, format_note, sign_note
 from fedtwin_shared.ledger.store import MAX_ENTRY_BYTES, KeptNote, LogReader, LogWriter, NewEntry
 from tests.shared.ledger.hospital_log import LOG, LOG_KEY, entries_of, signed_note
+from tests.soak import SOAK
 
-SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
 KILLS = 1000 if SOAK else 24
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Sequence
 from decimal import Decimal
@@ -38,6 +37,7 @@ from tests.shared.ledger.book import (
     sampled,
     task_key,
 )
+from tests.soak import only_in_soak
 
 ONLY_A, ONLY_B, BOTH, NEITHER = "0/1.all", "0/2.all", "0/1.all/2.all", "0"
 
@@ -261,7 +261,7 @@ def many_entries(count: int) -> list[bytes]:
     return written
 
 
-@pytest.mark.skipif(os.environ.get("FEDTWIN_SOAK") != "1", reason="100,000 entries: make soak")
+@only_in_soak("100,000 entries")
 def test_a_hundred_thousand_entries_are_verified_in_seconds() -> None:
     written = many_entries(100_000)
     start = time.process_time()

@@ -146,7 +146,7 @@ def refusal(sent: Sent, data: bytes) -> ProtocolError:
 
 @pytest.mark.parametrize("sent", MESSAGES, ids=NAMES)
 def test_every_message_is_accepted_as_it_is(sent: Sent) -> None:
-    sent.read(sent.data)
+    assert sent.read(sent.data)
 
 
 @pytest.mark.parametrize("sent", MESSAGES, ids=NAMES)

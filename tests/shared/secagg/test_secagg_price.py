@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 
 import pytest
 
 from fedtwin_shared.privacy import Mechanism, PrivacyEvent, compute_epsilon
 from fedtwin_shared.secagg.price import price_at_hospitals
+from tests.soak import SOAK, only_in_soak
 
-SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
 DELTA = 1e-6
 STEPS = PrivacyEvent(mechanism=Mechanism.POISSON_GAUSSIAN, noise_multiplier=1.6, sampling_rate=0.05, count=300)
 
@@ -27,7 +26,7 @@ def test_one_hospital_costs_what_a_step_costs(rate: float) -> None:
     assert found == pytest.approx(compute_epsilon([event], delta=DELTA), abs=2e-3)
 
 
-@pytest.mark.skipif(not SOAK, reason="seconds of convolutions: make soak")
+@only_in_soak("seconds of convolutions")
 def test_without_sampling_it_is_the_gaussian_with_that_many_times_the_shift() -> None:
     # Exact: Balle, Wang (ICML 2018), theorem 8, of noise σ/k, by dp-accounting's own function.
     event = PrivacyEvent(mechanism=Mechanism.POISSON_GAUSSIAN, noise_multiplier=8.0, count=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import numpy as np
@@ -18,8 +17,8 @@ from tests.shared.secagg.assembly import (
     run_step,
     set_up,
 )
+from tests.soak import SOAK
 
-SOAK = os.environ.get("FEDTWIN_SOAK") == "1"
 SCHEDULES = 10_000 if SOAK else 48
 STEPS = 4  # schedules with one set-up
 STAGES = ("unmasked", "disagreeing", "unrevealing")

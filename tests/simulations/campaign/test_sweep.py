@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from fedtwin_shared.errors import ConfigurationError
+from fedtwin_simulations.campaign import sweep
 from fedtwin_simulations.campaign.specification import Campaign, Case
 from tests.simulations.campaign.test_campaigns import make_campaign
 
-sweep = pytest.importorskip("fedtwin_simulations.campaign.sweep", reason="Optuna is not installed")
 SPACE = {"training.learning_rate": {"low": 0.1, "high": 10.0, "log": True}, "privacy.clip": {"low": 0.5, "high": 2.0}}
 
 
